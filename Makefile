@@ -1,0 +1,56 @@
+# The commands of the project; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUNDLE ?= data/bundle
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-all check fix demo bench lock
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv with everything in it
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 setup")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+serve: $(STAMP) ## serve the shipped model on http://127.0.0.1:8000 (HOST=, PORT=, BUNDLE=)
+	$(BIN)/ml-service serve --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
+
+test: $(STAMP) ## the fast tests
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## every test, the slow ones too
+	$(BIN)/python -m pytest -m ''
+
+check: $(STAMP) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(STAMP) ## train nano on the spot, export, serve, complete: under five minutes
+	$(BIN)/python -m benchmarks.demo
+
+bench: $(STAMP) ## the benchmarks of the README
+	$(BIN)/python -m benchmarks.bundle_quality $(BUNDLE)
+	$(BIN)/python -m benchmarks.first_answer $(BUNDLE)
+
+lock: ## make requirements.lock anew from pyproject.toml
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet torch==2.13.0 '.[dev]'
+	echo '# Exact versions for `make setup`; made by `make lock` from pyproject.toml (base and dev).' > requirements.lock
+	build/lock/bin/pip freeze --exclude ml-service | sed 's/+cpu$$//' >> requirements.lock

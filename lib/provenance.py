@@ -1,0 +1,60 @@
+"""Where an artifact comes from: the commit, the state of the tree, the versions, the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+UNKNOWN_COMMIT = "unknown"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A git commit and whether the tree differed from it."""
+
+    sha: str
+    is_dirty: bool
+
+    def __str__(self) -> str:
+        return f"{self.sha}-dirty" if self.is_dirty else self.sha
+
+
+def current_commit(repository: Path) -> Commit:
+    """The commit of the tree at `repository`; `unknown` where git or the repository is missing.
+
+    What is not covered: files that git ignores.
+    """
+    sha = _git(repository, "rev-parse", "HEAD")
+    if not sha:
+        return Commit(UNKNOWN_COMMIT, is_dirty=False)
+    return Commit(sha, is_dirty=bool(_git(repository, "status", "--porcelain")))
+
+
+def now_utc() -> str:
+    """The time now in ISO 8601, UTC, whole seconds: `2026-01-31T12:00:00Z`."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The interpreter's version and those of the named packages."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def machine() -> dict[str, str | int]:
+    """The processor and how many of its cores this process may use."""
+    return {"system": platform.system(), "machine": platform.machine(), "cores": len(os.sched_getaffinity(0))}
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()

@@ -1,0 +1,1 @@
+"""The service: the language model that a team owns."""

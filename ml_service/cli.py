@@ -1,0 +1,135 @@
+"""The command line: `ml-service VERB`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from ml_service.common.errors import ServiceError
+
+app = typer.Typer(
+    help="The language model that a team owns: read text, train, export a self-proving bundle, serve it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+corpus_app = typer.Typer(help="Turn text into a data set of token shards.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Look into a bundle, or let it prove itself.", no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(bundle_app, name="bundle")
+
+Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
+Bundle = Annotated[Path, typer.Option("--bundle", help="Directory of the bundle.")]
+
+
+def main() -> None:
+    """Run a verb; an error of the domain is one clear line and exit code 1, a bug is a trace."""
+    try:
+        app()
+    except (ServiceError, FileNotFoundError, FileExistsError, ValueError, KeyError) as error:
+        message = _in_words(error) if isinstance(error, ValidationError) else str(error).strip("'\"")
+        typer.echo(f"ml-service: {message}", err=True)
+        raise SystemExit(1) from None
+
+
+@corpus_app.command("build")
+def corpus_build(
+    output: Annotated[Path, typer.Argument(help="Directory to make; it appears complete or not at all.")],
+    stdlib: Annotated[bool, typer.Option(help="Python's own standard library, without its tests.")] = True,
+    packages: Annotated[bool, typer.Option(help="Also the source of the packages that the lock file pins.")] = False,
+    folder: Annotated[
+        list[Path] | None, typer.Option(help="A folder or file of .txt .md .py .jsonl .csv .parquet; repeatable.")
+    ] = None,
+    vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE that is trained.")] = 8192,
+    tokenizer: Annotated[Path | None, typer.Option(help="Use this tokenizer.json and train none.")] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of documents held out, by their content's hash.")
+    ] = 0.05,
+) -> None:
+    """Read text into Parquet shards and packed tokens: deduplicated, split, with a fingerprint.
+
+    Example: ml-service corpus build data/store/corpora/mine --no-stdlib --folder ~/notes
+    """
+    from ml_service.pipeline.stages import Sources, extract_data
+
+    sources = Sources(stdlib, packages, tuple(folder or ()))
+    extract_data(sources, output, vocabulary_size, validation_share, tokenizer)
+    corpus_show(output)
+
+
+@corpus_app.command("show")
+def corpus_show(directory: Annotated[Path, typer.Argument(help="Directory of the data set.")]) -> None:
+    """Print what a data set holds and what was left out, by reason; `rejected.jsonl` in it names each file."""
+    from lib.token_shards import load_manifest
+
+    manifest = load_manifest(directory)
+    typer.echo(f"{'split':<12}{'source':<20}{'documents':>10}{'bytes':>14}{'tokens':>12}")
+    for split, sources in manifest.parts.items():
+        for source, part in sources.items():
+            typer.echo(f"{split:<12}{source:<20}{part.documents:>10,}{part.bytes:>14,}{part.tokens:>12,}")
+    for reason, count in manifest.rejected.items():
+        typer.echo(f"left out: {count:,} {reason}")
+    typer.echo(f"fingerprint {manifest.fingerprint}")
+
+
+@app.command()
+def train(
+    run: Annotated[Path, typer.Argument(help="Directory of the run; one that was interrupted goes on.")],
+    data: Data,
+    experiment: Annotated[
+        str | None, typer.Option(help="Name of the experiment; the run's directory by default.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Shape of the model: nano, mini, small, base or 1b.")] = "nano",
+    seconds: Annotated[float | None, typer.Option(help="Budget in seconds,")] = None,
+    tokens: Annotated[int | None, typer.Option(help="or in tokens,")] = None,
+    steps: Annotated[int | None, typer.Option(help="or in updates: exactly one of the three.")] = None,
+    mixture: Annotated[
+        list[str] | None, typer.Option(help="SOURCE=SHARE of the windows; repeatable. By size where not given.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE: any other key of the plan, such as window=1024.")
+    ] = None,
+) -> None:
+    """Train a model for a budget. Kill it and give the same command: it goes on from its last checkpoint.
+
+    Example: ml-service train data/store/runs/first --data data/store/corpora/mine --preset nano --seconds 180
+    """
+    from ml_service.pipeline.stages import train_model
+    from ml_service.training.plan import TrainingPlan
+
+    given: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "steps": steps}
+    if mixture:
+        given["mixture"] = {key: float(value) for key, value in map(_pair, mixture)}
+    given |= {key: _value(text) for key, text in map(_pair, set_ or [])}
+    plan = TrainingPlan(experiment=experiment or run.name, preset=preset, **given)
+    typer.echo(f"trained: {train_model(plan, data, run)}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _in_words(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'plan'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )
+
+
+if __name__ == "__main__":
+    main()

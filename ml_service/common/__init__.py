@@ -1,0 +1,1 @@
+"""Our words: settings, errors, types and the bundle format, on which all rooms agree."""

@@ -1,0 +1,1 @@
+"""What happens next: stages from files to files, and the decisions between them."""

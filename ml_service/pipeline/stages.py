@@ -1,0 +1,90 @@
+"""Stages, each a function from files to files: extract data, train a model, export a bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lib import corpora
+from lib.text_data import SourceFile
+from lib.token_shards import BuildOptions, DatasetManifest, build_dataset
+from lib.tokenizer import load_tokenizer
+from ml_service.training.plan import TrainingPlan
+
+PROJECT = Path(__file__).resolve().parents[2]
+LOCK_FILE = PROJECT / "requirements.lock"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where text comes from; any number of them together."""
+
+    stdlib: bool = True
+    packages: bool = False
+    folders: tuple[Path, ...] = ()
+
+    def files(self) -> Iterator[SourceFile]:
+        """All files, source by source. Raises FileNotFoundError in words where a folder is missing."""
+        if self.stdlib:
+            yield from corpora.standard_library()
+        if self.packages:
+            yield from corpora.pinned_packages(LOCK_FILE)
+        for path in self.folders:
+            yield from corpora.folder(path)
+
+    def __post_init__(self) -> None:
+        names = Counter(["stdlib"] * self.stdlib + ["packages"] * self.packages + [path.stem for path in self.folders])
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"two sources are called {twice[0]!r}: rename one of the folders")
+
+
+def extract_data(
+    sources: Sources,
+    output: Path,
+    vocabulary_size: int = 8192,
+    validation_share: float = 0.05,
+    tokenizer: Path | None = None,
+) -> DatasetManifest:
+    """Read the sources into a data set of Parquet shards and packed tokens, with a bar for each phase."""
+    with _PhaseBars() as bars:
+        options = BuildOptions(
+            vocabulary_size=vocabulary_size,
+            validation_share=validation_share,
+            tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+            report=bars.show,
+        )
+        return build_dataset(sources.files, output, options)
+
+
+def train_model(plan: TrainingPlan, data: Path, run: Path) -> Path:
+    """Train as planned, or go on where the run was interrupted; returns the directory of the trained model."""
+    from ml_service.training.workflow import build_training_artifacts, train  # torch stays out of other verbs
+
+    return train(build_training_artifacts(plan, data, run, PROJECT))
+
+
+class _PhaseBars:
+    """One bar after the other, made when a phase first reports."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> _PhaseBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, phase: str, done: int) -> None:
+        if self._bar is None or self._bar.desc != f"{phase}: ":
+            self.__exit__()
+            interval = 0.2 if sys.stderr.isatty() else 30.0
+            self._bar = tqdm(desc=phase, unit=" documents", mininterval=interval)
+        self._bar.update(done - self._bar.n)

@@ -1,0 +1,1 @@
+"""Learning: a plan, the workflow that runs it, its progress, the export."""
