@@ -13,23 +13,10 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lib.budget import Budget
 from lib.packed_windows import FixedWindows
 
 NEVER_STEPS = 10_000_000
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: exactly one of the three."""
-
-    seconds: float | None = None
-    tokens: int | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [value for value in (self.seconds, self.tokens, self.steps) if value is not None]
-        if len(given) != 1 or given[0] <= 0:
-            raise ValueError("a budget is exactly one of seconds, tokens or steps, and positive")
 
 
 class TrainingClock:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
 
 from ml_service.common.errors import ServiceError
+from ml_service.common.settings import Settings
 
 app = typer.Typer(
     help="The language model that a team owns: read text, train, export a self-proving bundle, serve it.",
@@ -24,7 +26,6 @@ app.add_typer(corpus_app, name="corpus")
 app.add_typer(bundle_app, name="bundle")
 
 Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
-Bundle = Annotated[Path, typer.Option("--bundle", help="Directory of the bundle.")]
 
 
 def main() -> None:
@@ -108,6 +109,105 @@ def train(
     given |= {key: _value(text) for key, text in map(_pair, set_ or [])}
     plan = TrainingPlan(experiment=experiment or run.name, preset=preset, **given)
     typer.echo(f"trained: {train_model(plan, data, run)}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    output: Annotated[Path, typer.Argument(help="Directory of the bundle; it appears proved or not at all.")],
+    precision: Annotated[Literal["fp32", "int8"], typer.Option(help="How the weights are stored.")] = "int8",
+    licence: Annotated[str, typer.Option(help="The licence that the bundle names.")] = "MIT",
+) -> None:
+    """Export a trained model to an ONNX bundle that carries its provenance and proves itself.
+
+    Example: ml-service export data/store/runs/first data/store/bundles/first
+    """
+    from ml_service.pipeline.stages import export_model
+
+    manifest = export_model(run, output, precision, licence)
+    size_bytes = sum(file.stat().st_size for file in output.iterdir())
+    typer.echo(f"exported and proved: {output} ({manifest.precision}, {size_bytes:,} bytes, commit {manifest.commit})")
+
+
+@bundle_app.command("verify")
+def bundle_verify(directory: Annotated[Path, typer.Argument(help="Directory of the bundle.")]) -> None:
+    """Check every hash, open the graph, replay the golden sample: what happens at every load."""
+    from ml_service.pipeline.stages import verify_bundle
+
+    verify_bundle(directory)
+    typer.echo(f"{directory} has proved itself")
+
+
+@bundle_app.command("show")
+def bundle_show(directory: Annotated[Path, typer.Argument(help="Directory of the bundle.")]) -> None:
+    """Print what a bundle is and where it comes from, as JSON."""
+    from ml_service.common.bundle import load_manifest
+
+    typer.echo(load_manifest(directory).model_dump_json(indent=2))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
+    bundle: Annotated[Path | None, typer.Option(help="Directory of the bundle; the shipped one by default.")] = None,
+    runtime: Annotated[Literal["onnx", "torch"], typer.Option(help="What runs the model.")] = "onnx",
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens to generate.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy; higher is more surprising.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Leave out tokens below this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes seen tokens less likely.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this string; repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+) -> None:
+    """Continue a text in the terminal, without a server.
+
+    Example: ml-service generate "def read_lines(path):" --max-new-tokens 64
+    """
+    from ml_service.common.types import GenerationParameters
+    from ml_service.pipeline.generate import write_continuation
+
+    parameters = GenerationParameters(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, stop=stop or [], seed=seed,
+    )  # fmt: skip
+    text = sys.stdin.read() if prompt == "-" else prompt
+    write_continuation(text, parameters, _settings(bundle=bundle, runtime=runtime, slots=1), sys.stdout)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (default 8000).")] = None,
+    store: Annotated[Path | None, typer.Option(help="Directory for what the service writes.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Directory of the bundle; the shipped one by default.")] = None,
+    runtime: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="What runs the model.")] = None,
+) -> None:
+    """Serve a bundle over HTTP. Every option is also a variable, ML_SERVICE_HOST and so on; README lists all.
+
+    Example: ml-service serve --bundle data/store/bundles/first --port 8080
+    """
+    from ml_service.backend.app import create_app
+    from ml_service.backend.server import check_exposure
+    from ml_service.backend.server import serve as run_server
+    from ml_service.inference.live import Live, open_live_model
+    from ml_service.utils.logs import configure_logs
+    from ml_service.utils.telemetry import Telemetry
+
+    settings = _settings(host=host, port=port, store=store, bundle=bundle, runtime=runtime)
+    configure_logs(settings.log_level, settings.log_format)
+    check_exposure(settings)
+    live, telemetry = Live(), Telemetry()
+    live.hold(open_live_model(settings.bundle_directory, settings, telemetry))
+    run_server(create_app(settings, live, telemetry), settings, live)
+
+
+def _settings(**given: Any) -> Settings:
+    """The environment's settings, with what the command line gave on top; a bundle may be a name in the store."""
+    from ml_service.data.bundles import Bundles
+
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle_directory)})
 
 
 def _pair(text: str) -> tuple[str, str]:

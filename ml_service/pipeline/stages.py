@@ -15,9 +15,12 @@ from lib import corpora
 from lib.text_data import SourceFile
 from lib.token_shards import BuildOptions, DatasetManifest, build_dataset
 from lib.tokenizer import load_tokenizer
+from ml_service.common.bundle import Manifest, Precision
+from ml_service.common.settings import PROJECT, Settings
+from ml_service.inference.live import open_live_model
 from ml_service.training.plan import TrainingPlan
+from ml_service.utils.telemetry import Telemetry
 
-PROJECT = Path(__file__).resolve().parents[2]
 LOCK_FILE = PROJECT / "requirements.lock"
 
 
@@ -67,6 +70,19 @@ def train_model(plan: TrainingPlan, data: Path, run: Path) -> Path:
     from ml_service.training.workflow import build_training_artifacts, train  # torch stays out of other verbs
 
     return train(build_training_artifacts(plan, data, run, PROJECT))
+
+
+def export_model(run: Path, output: Path, precision: Precision, licence: str = "MIT") -> Manifest:
+    """Export a finished run to a bundle that has proved itself in the serving runtime before it appears."""
+    from ml_service.training.export import export_bundle  # torch stays out of other verbs
+
+    return export_bundle(run, output, precision, PROJECT, verify_bundle, licence)
+
+
+def verify_bundle(bundle: Path) -> None:
+    """Files, metadata and golden sample, as at every load. Raises BundleRefused in words."""
+    settings = Settings(slots=1)
+    open_live_model(bundle, settings, Telemetry()).engine.stop()
 
 
 class _PhaseBars:

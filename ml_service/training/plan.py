@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lib.training_loop import Budget
+from lib.budget import Budget
 
 PLAN_FILE = "plan.json"
 

@@ -1,0 +1,1 @@
+"""How we speak: HTTP, its errors and the wiring of the parts."""

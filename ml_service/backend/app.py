@@ -1,0 +1,70 @@
+"""The one place where the parts meet: `create_app(settings)`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from ml_service.backend.dependencies import require_key
+from ml_service.backend.errors import add_error_handlers
+from ml_service.backend.middleware import BodyLimit, CancelOnDisconnect, RequestId
+from ml_service.backend.routes import forward, health, metadata
+from ml_service.common.settings import Settings
+from ml_service.inference.live import Live, open_live_model
+from ml_service.utils.telemetry import Telemetry
+
+DESCRIPTION = """The language model that a team owns.
+
+Errors are `application/problem+json`; every answer carries `X-Request-ID`. Try `POST /forward` below.
+"""
+
+
+def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetry | None = None) -> FastAPI:
+    """Make the app. Where `live` holds a model already it answers; else the bundle is opened at start.
+
+    The start raises BundleRefused where the bundle cannot be trusted.
+    """
+    live, telemetry = live or Live(), telemetry or Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not live.is_open:
+            live.hold(await asyncio.to_thread(open_live_model, settings.bundle_directory, settings, telemetry))
+        telemetry.watch_step_age(live.last_step_age_s)
+        yield
+        await asyncio.to_thread(live.close)
+
+    app: FastAPI = FastAPIOffline(
+        title="ml_service",
+        description=DESCRIPTION,
+        version=version("ml-service"),
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs/static",
+    )
+    app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
+    add_error_handlers(app)
+    app.include_router(health.router)
+    for router in (forward.router, metadata.router):
+        app.include_router(router, dependencies=[Depends(require_key)])
+    _measure(app, telemetry, Depends(require_key))
+    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestId)  # the last one added is the first to see a request
+    return app
+
+
+def _measure(app: FastAPI, telemetry: Telemetry, key: object) -> None:
+    instrumentator = Instrumentator(
+        registry=telemetry.registry,
+        should_group_status_codes=False,
+        excluded_handlers=["/metrics", "/docs/static"],
+    )
+    instrumentator.instrument(app)
+    instrumentator.expose(app, tags=["operations"], dependencies=[key])

@@ -1,0 +1,73 @@
+"""What routes ask for: the parts of the app, the key, the content type."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from ml_service.common.errors import Unauthenticated, UnsupportedMediaType
+from ml_service.common.settings import Settings
+from ml_service.inference.live import Live, LiveModel
+
+_bearer = HTTPBearer(auto_error=False, description="Only where the service was started with ML_SERVICE_API_KEY.")
+
+
+def settings_of(request: Request) -> Settings:
+    """The process's settings."""
+    settings = request.app.state.settings
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def live_of(request: Request) -> Live:
+    """The holder of the model that answers."""
+    live = request.app.state.live
+    assert isinstance(live, Live)
+    return live
+
+
+def model_of(live: Annotated[Live, Depends(live_of)]) -> LiveModel:
+    """The model that answers; this request ends on it. Raises Unavailable where there is none."""
+    return live.current
+
+
+def require_key(
+    settings: Annotated[Settings, Depends(settings_of)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> None:
+    """Raises Unauthenticated where keys are on and the request has not the right one."""
+    if settings.api_key is None:
+        return
+    if credentials is None:
+        raise Unauthenticated("this service wants a key: send `Authorization: Bearer KEY`")
+    expected = settings.api_key.get_secret_value().encode()
+    if not hmac.compare_digest(credentials.credentials.encode(), expected):
+        raise Unauthenticated("the key is not known")
+
+
+class JsonRoute(APIRoute):
+    """A route that takes JSON only and says so before it reads anything else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler behind the check. Raises UnsupportedMediaType."""
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+            if media_type != "application/json":
+                raise UnsupportedMediaType(
+                    f"this route takes application/json, not {media_type or 'a body without a content type'}"
+                )
+            return await handle(request)
+
+        return checked
+
+
+CurrentModel = Annotated[LiveModel, Depends(model_of)]
+CurrentLive = Annotated[Live, Depends(live_of)]
+CurrentSettings = Annotated[Settings, Depends(settings_of)]

@@ -1,0 +1,124 @@
+"""Pure ASGI middleware: request ids, body limits, and an end to the work of clients who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import uuid
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ml_service.backend.errors import PROBLEM, problem_of
+from ml_service.common.errors import TooLarge
+from ml_service.utils.logs import request_id
+
+HEADER = "X-Request-ID"
+_SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestId:
+    """Gives each request an id, the client's own where it is a sane one, in logs, errors and the answer's header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        current = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = current
+            await send(message)
+
+        token = request_id.set(current)
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            request_id.reset(token)
+
+
+class BodyLimit:
+    """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app, self.max_body_bytes = app, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self.max_body_bytes:
+            status, body, headers = problem_of(self._too_large())
+            await JSONResponse(body, status, headers, PROBLEM)(scope, receive, send)
+            return
+        read_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal read_bytes
+            message = await receive()
+            read_bytes += len(message.get("body", b""))
+            if read_bytes > self.max_body_bytes:
+                raise HTTPException(413)  # the one kind that the framework lets through while it reads a body
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the request body is larger than {self.max_body_bytes:,} bytes")
+
+
+class CancelOnDisconnect:
+    """Cancels the handler when its client leaves; a plain handler would run on to its end for nobody.
+
+    The body is passed through as it comes. Once it is complete, `receive` is watched for the disconnect.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body_is_read, has_left = asyncio.Event(), asyncio.Event()
+
+        async def receive_body() -> Message:
+            if body_is_read.is_set():  # from here on the watcher owns `receive`
+                await has_left.wait()
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                has_left.set()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                body_is_read.set()
+            return message
+
+        async def watch() -> None:
+            await body_is_read.wait()
+            while not has_left.is_set():
+                if (await receive())["type"] == "http.disconnect":
+                    has_left.set()
+
+        handler = asyncio.ensure_future(self.app(scope, receive_body, send))
+        watcher = asyncio.create_task(watch())
+        try:
+            await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if has_left.is_set() and not handler.done():
+                handler.cancel()
+            with contextlib.suppress(asyncio.CancelledError) if has_left.is_set() else contextlib.nullcontext():
+                await handler
+        finally:
+            handler.cancel()
+            watcher.cancel()

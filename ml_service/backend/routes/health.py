@@ -1,0 +1,38 @@
+"""Health: alive means moving forward, ready means that a model answers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from ml_service.backend.dependencies import CurrentLive, CurrentSettings
+from ml_service.backend.schemas import HealthResponse
+from ml_service.common.errors import Unavailable
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health", response_model_exclude_none=True)
+async def health() -> HealthResponse:
+    """The process answers."""
+    return HealthResponse(status="ok")
+
+
+@router.get("/health/live", response_model_exclude_none=True, responses={503: {"model": HealthResponse}})
+async def live(live: CurrentLive, settings: CurrentSettings, response: Response) -> HealthResponse:
+    """The engine moves forward; restart the process where it does not."""
+    age_s = live.last_step_age_s()
+    if age_s <= settings.stuck_after_s:
+        return HealthResponse(status="ok")
+    response.status_code = 503
+    return HealthResponse(status="stuck", detail=f"the engine has work and has not moved for {age_s:.0f} s")
+
+
+@router.get("/health/ready", response_model_exclude_none=True, responses={503: {"model": HealthResponse}})
+async def ready(live: CurrentLive, response: Response) -> HealthResponse:
+    """A model answers; send requests only while this is 200."""
+    try:
+        _ = live.current
+    except Unavailable as reason:
+        response.status_code = 503
+        return HealthResponse(status="unavailable", detail=str(reason))
+    return HealthResponse(status="ok")

@@ -1,0 +1,23 @@
+"""`GET /metadata`: what the loaded graph file says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+
+from ml_service.backend.dependencies import CurrentModel
+from ml_service.backend.schemas import MetadataResponse, Problem, TensorOut
+
+router = APIRouter(tags=["inference"])
+
+
+@router.get("/metadata", responses={401: {"model": Problem}, 503: {"model": Problem}})
+async def metadata(model: CurrentModel) -> MetadataResponse:
+    """Commit, export time, experiment and the rest, read from the ONNX file that answers, not from a database."""
+    return MetadataResponse(
+        **model.metadata,
+        inputs=[TensorOut(**asdict(tensor)) for tensor in model.graph.inputs],
+        outputs=[TensorOut(**asdict(tensor)) for tensor in model.graph.outputs],
+        sha256=model.manifest.files,
+    )

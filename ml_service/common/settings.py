@@ -1,0 +1,61 @@
+"""A serving process's settings: from the environment (prefix `ML_SERVICE_`), read once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """Each field is the variable `ML_SERVICE_` and its name; an unknown one is refused at start."""
+
+    model_config = SettingsConfigDict(env_prefix="ML_SERVICE_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Beyond loopback an API key is required."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    bundle: Path | None = None
+    """Directory of the bundle to serve; the one that ships with the project where not given."""
+    store: Path = PROJECT / "data" / "store"
+    """Directory for what the service writes."""
+    runtime: Literal["onnx", "torch"] = "onnx"
+    """ONNX Runtime, or PyTorch: slower, and the reference."""
+    threads: int = Field(default_factory=usable_cores, ge=1, le=256)
+    """Threads of a step; the cores at hand where not given."""
+    slots: int = Field(8, ge=1, le=256)
+    """Requests that are answered at the same time."""
+    max_waiting: int = Field(64, ge=0, le=100_000)
+    """Requests that may wait for a slot; the next one is refused with 429."""
+    prefill_chunk: int = Field(256, ge=16, le=1024)
+    """Tokens of a prompt that are read between two decode steps."""
+    max_body_bytes: int = Field(1_000_000, ge=1024)
+    """The largest request body."""
+    drain_timeout_s: float = Field(30.0, ge=0)
+    """How long SIGTERM waits for running requests."""
+    stuck_after_s: float = Field(10.0, gt=0)
+    """A step that takes longer turns `/health/live` red."""
+    api_key: SecretStr | None = None
+    """Where given, every route but health and docs wants `Authorization: Bearer KEY`."""
+    allow_open_network: bool = False
+    """Listen beyond loopback without a key, knowing what that means."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important event that is logged."""
+    log_format: Literal["text", "json"] = "text"
+    """How an event is written to standard error."""
+
+    @property
+    def bundle_directory(self) -> Path:
+        """The bundle to serve."""
+        return self.bundle if self.bundle is not None else PROJECT / "data" / "bundle"

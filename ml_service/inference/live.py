@@ -1,0 +1,180 @@
+"""The model that answers: open a bundle, let it prove itself, hold it, let it go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.tokenizer import load_tokenizer
+from ml_service.common.bundle import (
+    TOKENIZER_FILE,
+    Golden,
+    Manifest,
+    load_architecture,
+    load_golden,
+    metadata_props,
+    read_metadata_props,
+    verify_files,
+)
+from ml_service.common.errors import BundleRefused, ModelFailure, Unavailable
+from ml_service.common.settings import Settings
+from ml_service.inference.engine import Engine
+from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session
+from ml_service.utils.logs import EventLogger
+from ml_service.utils.telemetry import Telemetry
+
+log = EventLogger("live")
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """An opened and proved bundle with its engine; requests end on the one that they took."""
+
+    manifest: Manifest
+    metadata: dict[str, Any]
+    """As the loaded graph file itself has them, typed."""
+    graph: GraphInfo
+    engine: Engine
+    generation: int
+
+
+class Live:
+    """Holds the model that answers; everything that wants it asks for `current` and keeps what it got."""
+
+    def __init__(self) -> None:
+        self._current: LiveModel | None = None
+        self._is_draining = False
+
+    @property
+    def current(self) -> LiveModel:
+        """The model that answers. Raises Unavailable while starting and draining."""
+        if self._is_draining:
+            raise Unavailable("the service is shutting down", retry_after_s=5)
+        if self._current is None:
+            raise Unavailable("no model is deployed yet", retry_after_s=1)
+        return self._current
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a model."""
+        return self._current is not None
+
+    @property
+    def busy(self) -> int:
+        """Requests that are not finished."""
+        return self._current.engine.busy if self._current else 0
+
+    def last_step_age_s(self) -> float:
+        """How long the engine has not moved although it has work."""
+        return self._current.engine.last_step_age_s() if self._current else 0.0
+
+    def hold(self, model: LiveModel) -> None:
+        """Let this model answer from now on."""
+        self._current = model
+
+    def drain(self) -> None:
+        """Refuse new requests; running ones go on."""
+        self._is_draining = True
+
+    def close(self) -> None:
+        """Stop the engine; blocks until its thread is gone."""
+        if self._current is not None:
+            self._current.engine.stop()
+            self._current = None
+
+
+def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry, generation: int = 1) -> LiveModel:
+    """Check every file, open the graph, replay the golden sample, start the engine.
+
+    Raises BundleRefused, in words, where anything is not as the manifest says or the model does not prove itself.
+    """
+    started = time.perf_counter()
+    manifest = verify_files(bundle)
+    session = open_session(bundle, settings)
+    try:
+        if session.graph.metadata_props != metadata_props(manifest):
+            raise BundleRefused("the graph's own metadata are not those of the manifest: it belongs to another bundle")
+        tokenizer = _matching_tokenizer(bundle, session)
+        prove(session, load_golden(bundle))
+    except BaseException:
+        session.close()
+        raise
+    seconds = time.perf_counter() - started
+    _tell(manifest, generation, seconds, telemetry)
+    metadata = read_metadata_props(session.graph.metadata_props)
+    engine = Engine(session, tokenizer, settings.max_waiting, telemetry)
+    return LiveModel(manifest, metadata, session.graph, engine, generation)
+
+
+def open_session(bundle: Path, settings: Settings) -> Session:
+    """The runtime that the settings ask for."""
+    architecture = load_architecture(bundle)
+    make: Callable[..., Session] = OnnxSession
+    if settings.runtime == "torch":
+        from ml_service.inference.torch_session import TorchSession  # a serving process never loads torch otherwise
+
+        make = TorchSession
+    return make(bundle, architecture, settings.slots, settings.prefill_chunk, settings.threads)
+
+
+def prove(session: Session, golden: Golden) -> None:
+    """Replay the golden sample: the prompt in chunks, then token by token, as PyTorch did it.
+
+    The first logits must agree within the sample's tolerance, and each greedy token must be the same wherever
+    PyTorch's own choice was not closer than twice that. Raises BundleRefused where they do not.
+    """
+    position = 0
+    logits_V = np.empty(0, np.float32)
+    try:
+        while position < len(golden.prompt_ids):
+            piece = golden.prompt_ids[position : position + session.chunk]
+            logits_V = session.run([Row(0, position, piece)])[0]
+            position += len(piece)
+        difference = _largest_difference(logits_V, golden.first_logits)
+        if not difference <= golden.tolerance:
+            raise BundleRefused(
+                f"the model does not prove itself: its first logits differ from PyTorch's by {difference:.3g}, "
+                f"more than {golden.tolerance:.3g}"
+            )
+        for index, (token_id, margin) in enumerate(zip(golden.greedy_ids, golden.margins, strict=True)):
+            if int(logits_V.argmax()) != token_id and margin > 2 * golden.tolerance:
+                raise BundleRefused(f"the model does not prove itself: greedy token {index} is not PyTorch's")
+            logits_V = session.run([Row(0, position, [token_id])])[0]
+            position += 1
+    except ModelFailure as error:
+        raise BundleRefused("the model does not prove itself: the runtime refused the golden prompt") from error
+
+
+def _largest_difference(logits_V: np.ndarray[Any, Any], expected: list[float]) -> float:
+    if len(logits_V) != len(expected):
+        return float("inf")
+    return float(np.abs(logits_V - np.asarray(expected, np.float32)).max())
+
+
+def _matching_tokenizer(bundle: Path, session: Session) -> Any:
+    try:
+        tokenizer = load_tokenizer(bundle / TOKENIZER_FILE)
+    except ValueError as error:
+        raise BundleRefused(str(error)) from error
+    if tokenizer.get_vocab_size() > session.architecture.vocabulary_size:
+        raise BundleRefused(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, "
+            f"the model only {session.architecture.vocabulary_size}"
+        )
+    return tokenizer
+
+
+def _tell(manifest: Manifest, generation: int, seconds: float, telemetry: Telemetry) -> None:
+    telemetry.model_info.clear()
+    telemetry.model_info.labels(
+        "" if manifest.experiment_id is None else str(manifest.experiment_id),
+        manifest.experiment, manifest.commit, manifest.date, manifest.precision,
+    ).set(1)  # fmt: skip
+    telemetry.deployed_generation.set(generation)
+    telemetry.deploy_seconds.set(seconds)
+    log.info("model.proved", experiment=manifest.experiment, precision=manifest.precision, seconds=round(seconds, 3))

@@ -1,0 +1,78 @@
+"""The batch scheduler: who waits, who runs, who is in the next step; pure decisions."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ml_service.inference.sequence import Sequence
+from ml_service.inference.slots import Slots
+
+
+class Scheduler:
+    """First come, first served into slots; prompts are read in chunks between decode steps.
+
+    A step is one chunk of one prompt, or one token for every sequence that is past its prompt: so a long prompt holds
+    up the running ones by at most a chunk at a time, and how a prompt is cut depends on nobody else.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._was_prefill = False
+
+    @property
+    def waiting(self) -> int:
+        """Sequences without a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences with a slot."""
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anyone to serve."""
+        return bool(self._waiting or self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence at the end of the queue."""
+        self._waiting.append(sequence)
+
+    def admit(self) -> list[Sequence]:
+        """Give free slots to those who wait; returns those who got one."""
+        admitted = []
+        while self._waiting and (slot := self._slots.take()) is not None:
+            sequence = self._waiting.popleft()
+            sequence.slot = slot
+            self._running.append(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def schedule(self) -> list[Sequence]:
+        """The sequences of the next step; empty where nobody runs."""
+        unread = [sequence for sequence in self._running if sequence.needs_prefill]
+        decoding = [sequence for sequence in self._running if not sequence.needs_prefill]
+        if unread and (not decoding or not self._was_prefill):
+            self._was_prefill = True
+            return unread[:1]
+        self._was_prefill = False
+        return decoding
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and its slot back."""
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+            return
+        self._running.remove(sequence)
+        self._slots.give_back(sequence.slot)
+        sequence.slot = None
+
+    def cancelled(self) -> list[Sequence]:
+        """Those whose clients have left."""
+        return [s for s in (*self._waiting, *self._running) if s.is_cancelled]
+
+    def everyone(self) -> list[Sequence]:
+        """All who wait or run."""
+        return [*self._waiting, *self._running]

@@ -1,0 +1,1 @@
+"""Our eyes: logs and telemetry."""
