@@ -1,0 +1,111 @@
+"""Reading documents: what is taken, what is refused and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.corpora import folder, pinned_packages, read_pins, standard_library
+from lib.near_duplicates import HeldOutLines
+from lib.text_data import Document, Rejected, content_hash, read_documents, split_of
+
+
+def read(root: Path, **limits: int) -> dict[str, Document | Rejected]:
+    return {item.name: item for item in read_documents(folder(root), **limits)}
+
+
+def test_unusable_files_are_named_with_a_reason_and_never_raise(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text("x = 1\n")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "binary.txt").write_bytes(b"a\0b")
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    (tmp_path / "long.txt").write_text("x" * 101)
+    (tmp_path / "broken.jsonl").write_text('{"text": ')
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    items = read(tmp_path, max_document_bytes=100)
+    reasons = {name: item.reason.split(":")[0] for name, item in items.items() if isinstance(item, Rejected)}
+    assert reasons == {
+        "empty.txt": "empty",
+        "binary.txt": "binary",
+        "latin.txt": "undecodable as UTF-8",
+        "long.txt": "over-long",
+        "broken.jsonl": "malformed",
+        "broken.parquet": "malformed",
+    }
+    assert isinstance(items["good.py"], Document)
+
+
+def test_rows_become_documents_with_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"other": 1}\n"two"\n')
+    (tmp_path / "b.csv").write_text('text,label\n"three, with\na line",1\n,2\n')
+    pq.write_table(pa.table({"text": ["four", None]}), tmp_path / "c.parquet")
+    items = read(tmp_path)
+    assert {name: item.text for name, item in items.items() if isinstance(item, Document)} == {
+        "a.jsonl:1": "one",
+        "a.jsonl:3": "two",
+        "b.csv:1": "three, with\na line",
+        "c.parquet:1": "four",
+    }
+    assert {name for name, item in items.items() if isinstance(item, Rejected)} == {"a.jsonl:2", "b.csv:2", "c.parquet:2"}
+
+
+def test_line_ends_and_byte_order_marks_are_normalised(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    (item,) = read(tmp_path).values()
+    assert isinstance(item, Document)
+    assert item.text == "one\ntwo\nthree\n"
+
+
+@given(st.text(), st.floats(0, 1))
+def test_the_split_is_a_function_of_the_content(text: str, share: float) -> None:
+    assert split_of(content_hash(text), share) == split_of(content_hash(text), share)
+    assert split_of(content_hash(text), 0) == "train"
+    assert split_of(content_hash(text), 1) == "validation"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.text())
+def test_a_larger_validation_share_only_adds(first: float, second: float, text: str) -> None:
+    smaller, larger = sorted((first, second))
+    if split_of(content_hash(text), smaller) == "validation":
+        assert split_of(content_hash(text), larger) == "validation"
+
+
+def test_white_space_at_line_ends_and_composition_do_not_make_another_text() -> None:
+    assert content_hash("caf\u00e9  \nx\n\n") == content_hash("cafe\u0301\nx")
+    assert content_hash("a b") != content_hash("ab")
+
+
+def test_a_near_duplicate_of_a_held_out_document_is_recognised() -> None:
+    lines = [f"this is line number {number} of it" for number in range(20)]
+    held_out = HeldOutLines()
+    held_out.add("original", "\n".join(lines))
+    assert held_out.repeated_by("\n".join([*lines[:18], "something else entirely"])) == "original"
+    assert held_out.repeated_by("\n".join(lines[:10] + [f"a very different line {n}" for n in range(30)])) is None
+
+
+def test_the_standard_library_is_there_without_its_tests() -> None:
+    names = {file.name for file in standard_library()}
+    assert len(names) > 300
+    assert "json/decoder.py" in names
+    assert not any("/test/" in name or name.startswith("test/") for name in names)
+
+
+def test_pinned_packages_are_read_in_exactly_the_pinned_version(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    version = __import__("typer").__version__
+    lock.write_text(f"# comment\ntyper=={version}\nno-such-package==1.0\n")
+    assert read_pins(lock) == {"typer": version, "no-such-package": "1.0"}
+    assert {file.source for file in pinned_packages(lock)} == {"packages"}
+    lock.write_text("typer==0.0.1\n")
+    with pytest.raises(ValueError, match="pins 0.0.1"):
+        list(pinned_packages(lock))
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list(folder(tmp_path / "nothing"))
