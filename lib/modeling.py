@@ -27,7 +27,7 @@ PRESETS: dict[str, Preset] = {
     "base": Preset(768, 12, 12, 4, 64, 2560),
     "1b": Preset(2048, 12, 16, 8, 128, 8192, tie_word_embeddings=False),
 }
-"""With the default vocabulary of 8,192: about 3, 7, 14 and 97 million parameters; `1b` has 960,881,664 with 50,264."""
+"""With the default vocabulary of 8,192: 3, 5, 16 and 96 million parameters; `1b` has 960,881,664 with 50,257."""
 
 
 def create_model(

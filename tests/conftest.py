@@ -13,13 +13,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wa
 for name in [name for name in os.environ if name.startswith("ML_SERVICE_")]:
     del os.environ[name]  # a developer's own settings must not reach the tests
 
-from lib.token_shards import BuildOptions, DatasetManifest, build_dataset
-from lib.corpora import folder
-from ml_service.common.settings import PROJECT, Settings
+from lib.corpora import folder  # noqa: E402
+from lib.token_shards import BuildOptions, DatasetManifest, build_dataset  # noqa: E402
+from ml_service.common.settings import PROJECT, Settings  # noqa: E402
 
 VOCABULARY = 512
 WINDOW = 64
-_WORDS = "value total count name path item line text index result buffer size head tail node left right".split()
+_WORDS = ("value total count name path item line text index result buffer size head tail node left right").split()
 
 
 def write_corpus(root: Path, files: int = 80) -> None:

@@ -51,7 +51,11 @@ def test_rows_become_documents_with_their_numbers(tmp_path: Path) -> None:
         "b.csv:1": "three, with\na line",
         "c.parquet:1": "four",
     }
-    assert {name for name, item in items.items() if isinstance(item, Rejected)} == {"a.jsonl:2", "b.csv:2", "c.parquet:2"}
+    assert {name for name, item in items.items() if isinstance(item, Rejected)} == {
+        "a.jsonl:2",
+        "b.csv:2",
+        "c.parquet:2",
+    }
 
 
 def test_line_ends_and_byte_order_marks_are_normalised(tmp_path: Path) -> None:
@@ -102,7 +106,7 @@ def test_pinned_packages_are_read_in_exactly_the_pinned_version(tmp_path: Path) 
     assert read_pins(lock) == {"typer": version, "no-such-package": "1.0"}
     assert {file.source for file in pinned_packages(lock)} == {"packages"}
     lock.write_text("typer==0.0.1\n")
-    with pytest.raises(ValueError, match="pins 0.0.1"):
+    with pytest.raises(ValueError, match=r"pins 0\.0\.1"):
         list(pinned_packages(lock))
 
 

@@ -11,7 +11,10 @@ REPLACEMENT = "\ufffd"
 
 
 class TextStream:
-    """Turns the tokens of one sequence into text. What it returns, joined, is the text up to the stop string that is complete first."""
+    """Turns the tokens of one sequence into text.
+
+    What it returns, joined, is the text up to the stop string that is complete first.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(stop)

@@ -49,12 +49,17 @@ class ProgressLog:
                 continue
         return points
 
+    def last(self) -> Resumed:
+        """Where the run stands."""
+        points = self.points()
+        return Resumed(int(points[-1]["step"]), float(points[-1]["seconds"])) if points else Resumed(0, 0.0)
+
     def cut_after(self, step: int) -> Resumed:
         """Forget what came after `step`, from which the run goes on."""
         kept = [point for point in self.points() if point["step"] <= step]
         with staged(self._path) as temporary:
             temporary.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
-        return Resumed(step, max((float(point["seconds"]) for point in kept), default=0.0))
+        return Resumed(step, self.last().seconds)
 
 
 class ProgressCallback(TrainerCallback):

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Qwen3ForCausalLM, TrainingArguments, set_seed
 from transformers import ProgressCallback as TransformersProgressCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 
 from lib.files import write_json
@@ -34,6 +36,7 @@ from ml_service.training.progress import PROGRESS_FILE, ProgressCallback, Progre
 RUN_FILE = "run.json"
 MODEL_DIRECTORY = "model"
 CHECKPOINTS_DIRECTORY = "checkpoints"
+TENSORBOARD_DIRECTORY = "tensorboard"
 WINDOWS_WITHOUT_BOUND = 4_000_000
 LOG_EVERY_STEPS = 10
 
@@ -71,7 +74,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
     tokenizer = load_tokenizer(data / TOKENIZER_FILE)
     checkpoint = last_checkpoint(run)
     progress = ProgressLog(run / PROGRESS_FILE)
-    resumed = progress.cut_after(_step_of(checkpoint))
+    resumed = progress.last() if is_finished(run) else progress.cut_after(_step_of(checkpoint))
     clock = TrainingClock(plan.budget, plan.tokens_per_step, resumed.seconds)
     windows = min(clock.max_steps * plan.batch_size * plan.accumulation, WINDOWS_WITHOUT_BOUND)
     train_windows = PackedWindows(load_tokens(data, "train"), plan.mixture, plan.window, windows, plan.seed)
@@ -88,7 +91,12 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
         args=arguments,
         train_dataset=train_windows,
         optimizers=(optimizer, learning_rate),
-        callbacks=[BudgetCallback(clock, plan.evaluations, plan.checkpoints), ProgressCallback(progress, clock)],
+        callbacks=[
+            BudgetCallback(clock, plan.evaluations, plan.checkpoints),
+            ProgressCallback(progress, clock),
+            # What an interrupted run wrote after its last checkpoint is purged, so the curves have no doubles.
+            TensorBoardCallback(SummaryWriter(str(run / TENSORBOARD_DIRECTORY), purge_step=resumed.step + 1)),
+        ],
         validation=validation_windows,
         bytes_of_token=np.array(bytes_of_tokens(tokenizer), dtype=np.int64),
     )
@@ -106,7 +114,7 @@ def train(artifacts: TrainingArtifacts) -> Path:
     A run that is already complete is left as it is.
     """
     model_directory = artifacts.run / MODEL_DIRECTORY
-    if model_directory.is_dir():
+    if is_finished(artifacts.run):
         return model_directory
     artifacts.trainer.train(resume_from_checkpoint=str(artifacts.checkpoint) if artifacts.checkpoint else None)
     staging = artifacts.run / f".{MODEL_DIRECTORY}"
@@ -117,6 +125,11 @@ def train(artifacts: TrainingArtifacts) -> Path:
     staging.replace(model_directory)
     shutil.rmtree(artifacts.run / CHECKPOINTS_DIRECTORY, ignore_errors=True)
     return model_directory
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run has its trained model, which is its last file."""
+    return (run / MODEL_DIRECTORY).is_dir()
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -198,7 +211,7 @@ def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock) -> TrainingA
         eval_strategy="no",
         save_total_limit=2,
         logging_steps=LOG_EVERY_STEPS,
-        report_to=["tensorboard"],
+        report_to=[],
         seed=plan.seed,
         disable_tqdm=True,
         dataloader_num_workers=0,

@@ -1,0 +1,175 @@
+"""Training: the budget is kept, a run resumes as if nothing had happened, wrong plans are refused in words."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.numpy import load_file
+
+from lib.budget import Budget
+from lib.learning_rate import warmup_stable_decay
+from lib.modeling import PRESETS, count_parameters, create_model
+from lib.quantization import dequantize_blocks, quantize_blocks
+from lib.training_loop import TrainingClock
+from ml_service.common.errors import Conflict
+from ml_service.common.settings import PROJECT
+from ml_service.training.plan import TrainingPlan, load_plan
+from ml_service.training.progress import PROGRESS_FILE, ProgressLog
+from ml_service.training.workflow import (
+    MODEL_DIRECTORY,
+    RUN_FILE,
+    TENSORBOARD_DIRECTORY,
+    build_training_artifacts,
+    last_checkpoint,
+    train,
+)
+from tests.conftest import small_plan
+
+MEASURED = {"seconds", "tokens_per_second"}
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    """The points without what a clock measured."""
+    points = ProgressLog(run / PROGRESS_FILE).points()
+    return [{name: value for name, value in point.items() if name not in MEASURED} for point in points]
+
+
+def test_a_run_learns_and_leaves_its_files(run: Path) -> None:
+    points = curve(run)
+    losses = [point["train_loss"] for point in points if "train_loss" in point]
+    assert losses[-1] < losses[0] - 0.5
+    assert points[-1]["step"] == 40
+    assert any("validation_code_bits_per_byte" in point for point in points)
+    facts = json.loads((run / RUN_FILE).read_text())
+    assert facts["tokens"] == 40 * small_plan(steps=1).tokens_per_step
+    assert list((run / TENSORBOARD_DIRECTORY).glob("events.out.tfevents*"))
+    assert load_plan(run).steps == 40
+
+
+def test_a_finished_run_is_left_as_it_is(run: Path, dataset: Path) -> None:
+    files = [run / MODEL_DIRECTORY / "model.safetensors", run / PROGRESS_FILE, run / RUN_FILE]
+    before = [file.read_bytes() for file in files]
+    train(build_training_artifacts(load_plan(run), dataset, run, PROJECT))
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(run: Path, dataset: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    command = [
+        sys.executable, "-m", "ml_service.cli", "train", str(killed), "--data", str(dataset), "--experiment", "small",
+        "--steps", "40", "--set", "window=64", "--set", "batch_size=8", "--set", "validation_tokens=1024",
+        "--set", "evaluations=2", "--set", "checkpoints=2", "--set", "precision=fp32",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log = ProgressLog(killed / PROGRESS_FILE)
+    deadline = time.monotonic() + 240
+    while not (last_checkpoint(killed) and max(p["step"] for p in log.points()) > 20):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run never came to step 30"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / MODEL_DIRECTORY).exists()
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    ours, expected = curve(killed), curve(run)
+    assert [point["step"] for point in ours] == [point["step"] for point in expected]
+    for point, other in zip(ours, expected, strict=True):
+        assert point == pytest.approx(other, rel=1e-4)
+    weights, others = (load_file(directory / MODEL_DIRECTORY / "model.safetensors") for directory in (killed, run))
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weight, others[name], atol=1e-4)
+
+
+def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((10, "{}"), (20, '{"cut'), (30, None)):
+        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        if state is not None:
+            (checkpoint / "trainer_state.json").write_text(state)
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "checkpoint-10"
+
+
+def test_a_progress_log_forgets_what_came_after_the_checkpoint_and_half_a_line(tmp_path: Path) -> None:
+    log = ProgressLog(tmp_path / "progress.jsonl")
+    for step in (10, 20, 30):
+        log.append({"step": step, "seconds": step / 10})
+    with (tmp_path / "progress.jsonl").open("a") as file:
+        file.write('{"step": 40, "sec')
+    resumed = log.cut_after(20)
+    assert (resumed.step, resumed.seconds) == (20, 2.0)
+    assert [point["step"] for point in log.points()] == [10, 20]
+
+
+def test_another_plan_or_other_data_in_the_same_directory_is_refused(run: Path, dataset: Path) -> None:
+    with pytest.raises(Conflict, match="another plan"):
+        build_training_artifacts(small_plan(steps=41), dataset, run, PROJECT)
+
+
+def test_a_budget_in_seconds_ends_the_run_in_time(dataset: Path, tmp_path: Path) -> None:
+    artifacts = build_training_artifacts(small_plan(seconds=1.0), dataset, tmp_path / "run", PROJECT)
+    train(artifacts)
+    points = ProgressLog(tmp_path / "run" / PROGRESS_FILE).points()
+    assert points[-1]["progress"] == 1.0
+    assert points[-1]["step"] == artifacts.trainer.state.global_step >= 1
+
+
+def test_plans_are_checked_and_unknown_keys_are_named() -> None:
+    with pytest.raises(ValidationError, match="exactly one of seconds, tokens or steps"):
+        TrainingPlan(steps=1, seconds=1)
+    with pytest.raises(ValidationError, match="exactly one"):
+        TrainingPlan()
+    with pytest.raises(ValidationError, match="lerning_rate"):
+        TrainingPlan(steps=1, lerning_rate=1)  # type: ignore[call-arg]
+
+
+def test_a_budget_of_tokens_is_one_of_steps_rounded_up() -> None:
+    clock = TrainingClock(Budget(tokens=1001), tokens_per_step=100)
+    assert clock.max_steps == 11
+    assert clock.progress(11) == 1.0
+    with pytest.raises(ValueError, match="positive"):
+        Budget(steps=0)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    factors = [warmup_stable_decay(step / 100, 0.1, 0.4, 0.05) for step in range(101)]
+    assert factors[:11] == sorted(factors[:11])
+    assert set(factors[10:61]) == {1.0}
+    assert factors[60:] == sorted(factors[60:], reverse=True)
+    assert factors[100] == pytest.approx(0.05)
+    assert warmup_stable_decay(7.0) == warmup_stable_decay(1.0)
+
+
+def test_presets_have_the_sizes_that_they_claim() -> None:
+    sizes = {name: count_parameters(create_model(name, 8192, 64, 0)) / 1e6 for name in ("nano", "mini", "small")}
+    assert sizes == pytest.approx({"nano": 3.3, "mini": 5.2, "small": 16.1}, abs=0.2)
+    with torch.device("meta"):
+        assert count_parameters(create_model("1b", 50_257, 512, 0)) == 960_881_664
+    with pytest.raises(KeyError, match="unknown preset"):
+        create_model("huge", 8192, 64, 0)
+    assert list(PRESETS) == ["nano", "mini", "small", "base", "1b"]
+
+
+def test_quantised_weights_come_back_within_half_a_step() -> None:
+    weight = np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)
+    weight[3, :64] = 0
+    codes, scales = quantize_blocks(weight, 64)
+    assert codes.shape == (8, 2, 64)
+    error = np.abs(dequantize_blocks(codes, scales) - weight).reshape(8, 2, 64)
+    assert (error <= scales[..., None] * 0.5001).all()
+    again = quantize_blocks(dequantize_blocks(codes, scales), 64)
+    assert (again[0] == codes).all()
+    with pytest.raises(ValueError, match="not finite"):
+        quantize_blocks(np.full((1, 64), np.nan, np.float32), 64)
+    with pytest.raises(ValueError, match="multiple"):
+        quantize_blocks(np.zeros((1, 63), np.float32), 64)
