@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lib.budget import Budget
 from lib.packed_windows import FixedWindows
+from lib.scores import Score
 
 NEVER_STEPS = 10_000_000
 
@@ -87,25 +87,6 @@ class BudgetCallback(TrainerCallback):
         # The Trainer acts on the flags of the last step once more when its epoch ends: all is done already.
         control.should_evaluate = control.should_save = control.should_log = False
         return control
-
-
-@dataclass(frozen=True)
-class Score:
-    """A likelihood over a text: sums, so that parts can be added."""
-
-    nats: float
-    tokens: int
-    bytes: int
-
-    @property
-    def loss(self) -> float:
-        """Nats a token."""
-        return self.nats / self.tokens
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits a byte of the original text; the tokens that end documents cost bits and bring no bytes."""
-        return self.nats / math.log(2) / self.bytes
 
 
 class LanguageModelTrainer(Trainer):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -54,6 +55,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     for router in (forward.router, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     _measure(app, telemetry, Depends(require_key))
+    _describe(app)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
@@ -68,3 +70,17 @@ def _measure(app: FastAPI, telemetry: Telemetry, key: object) -> None:
     )
     instrumentator.instrument(app)
     instrumentator.expose(app, tags=["operations"], dependencies=[key])
+
+
+def _describe(app: FastAPI) -> None:
+    """Leave the framework's 422 out of the OpenAPI document: wrong requests are 400 here."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -49,8 +49,12 @@ class Engine:
     async def encode(self, text: str) -> list[int]:
         """The prompt's tokens; an empty prompt becomes the token that stands before every document.
 
-        Raises BadRequest where the prompt leaves no room for an answer in the model's context.
+        Raises BadRequest where the text is no Unicode or leaves no room for an answer in the model's context.
         """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadRequest("the prompt has half a surrogate pair", [("text", "not Unicode")]) from None
         context = self.architecture.context_length
         # A text that cannot fit however well it is tokenised is refused before any work is spent on it.
         least_tokens = len(text) // self._longest_token_bytes

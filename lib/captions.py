@@ -1,0 +1,56 @@
+"""A tree of a project printed from its files' captions: the first line of each module's docstring."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from lib.files import staged
+
+BEGIN, END = "<!-- tree: begin -->", "<!-- tree: end -->"
+
+
+def caption_of(file: Path) -> str:
+    """The first line of a module's docstring. Raises ValueError where there is none."""
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    if not docstring:
+        raise ValueError(f"{file} has no caption: begin it with a docstring")
+    return docstring.splitlines()[0]
+
+
+def tree(root: Path, folders: Iterable[str]) -> str:
+    """Folders with their packages' captions, files with theirs, in alphabetical order."""
+    files = {path for folder in folders for path in (root / folder).rglob("*.py") if "__pycache__" not in path.parts}
+    rows = []
+    for file in sorted(files, key=lambda path: (path.parent.parts, path.name != "__init__.py", path.name)):
+        depth = len(file.relative_to(root).parts) - 1
+        is_package = file.name == "__init__.py"
+        name = f"{file.parent.name}/" if is_package else file.name
+        indent = "  " * (depth - 1 if is_package else depth)
+        rows.append((f"{indent}{name}", caption_of(file)))
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{caption}" for name, caption in rows)
+
+
+def with_tree(text: str, printed: str) -> str:
+    """The text with the printed tree between its marks. Raises ValueError where it has no marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the text has no place for the tree: put {BEGIN} and {END} into it")
+    return f"{before}{BEGIN}\n```\n{printed}\n```\n{END}{after}"
+
+
+def main() -> None:
+    """`python -m lib.captions README.md FOLDER ...`: write the tree into the file."""
+    readme, *folders = sys.argv[1:]
+    path = Path(readme)
+    text = with_tree(path.read_text(encoding="utf-8"), tree(path.resolve().parent, folders))
+    with staged(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
