@@ -41,6 +41,7 @@ check: $(STAMP) ## ruff, mypy, import-linter
 fix: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m lib.captions README.md lib ml_service benchmarks tests
 
 demo: $(STAMP) ## train nano on the spot, export, serve, complete: under five minutes
 	$(BIN)/python -m benchmarks.demo

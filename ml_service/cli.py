@@ -225,10 +225,12 @@ def _value(text: str) -> Any:
 
 
 def _in_words(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'plan'}: {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    )
+    sentences = []
+    for item in error.errors():
+        where = ".".join(map(str, item["loc"]))
+        what = item["msg"].removeprefix("Value error, ")
+        sentences.append(f"{where}: {what}" if where else what)
+    return "; ".join(sentences)
 
 
 if __name__ == "__main__":

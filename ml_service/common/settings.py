@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "ML_SERVICE_"
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -20,7 +21,7 @@ def usable_cores() -> int:
 class Settings(BaseSettings):
     """Each field is the variable `ML_SERVICE_` and its name; an unknown one is refused at start."""
 
-    model_config = SettingsConfigDict(env_prefix="ML_SERVICE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     """Address to listen on. Beyond loopback an API key is required."""
@@ -54,6 +55,14 @@ class Settings(BaseSettings):
     """The least important event that is logged."""
     log_format: Literal["text", "json"] = "text"
     """How an event is written to standard error."""
+
+    @model_validator(mode="after")
+    def _knows_every_variable(self) -> Self:
+        known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+        given = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
+        if unknown := sorted(given - known):
+            raise ValueError(f"there is no setting {', '.join(unknown)}; README lists all")
+        return self
 
     @property
     def bundle_directory(self) -> Path:
