@@ -31,6 +31,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int = DEFAULT_VO
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text, not an end
     return tokenizer
 
 
@@ -44,9 +45,11 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> str:
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read `tokenizer.json`. Raises ValueError where it is not one, in words."""
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{path.name} is not a tokenizer: {error}") from error
+    tokenizer.encode_special_tokens = True  # it is not saved in the file
+    return tokenizer
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:

@@ -32,8 +32,8 @@ def main() -> None:
     """Run a verb; an error of the domain is one clear line and exit code 1, a bug is a trace."""
     try:
         app()
-    except (ServiceError, FileNotFoundError, FileExistsError, ValueError, KeyError) as error:
-        message = _in_words(error) if isinstance(error, ValidationError) else str(error).strip("'\"")
+    except (ServiceError, OSError, ValueError) as error:
+        message = _in_words(error) if isinstance(error, ValidationError) else str(error)
         typer.echo(f"ml-service: {message}", err=True)
         raise SystemExit(1) from None
 

@@ -84,7 +84,7 @@ def test_a_directory_in_use_is_not_overwritten(corpus: Path, dataset: Path) -> N
 def test_every_text_survives_the_tokenizer_and_its_bytes_are_counted() -> None:
     tokenizer = train_byte_level_bpe(["def f(x):\n    return x\n"] * 3, 300)
     sizes = bytes_of_tokens(tokenizer)
-    for text in ("def f", "日本 🙂\n\t", "\x01\x02", "naïve"):
+    for text in ("def f", "日本 🙂\n\t", "\x01\x02", "naïve", "a <|endoftext|> that is text"):
         ids = tokenizer.encode(text).ids
         assert tokenizer.decode(ids) == text
         assert sum(sizes[i] for i in ids) == len(text.encode())

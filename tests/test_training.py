@@ -155,9 +155,10 @@ def test_presets_have_the_sizes_that_they_claim() -> None:
     assert sizes == pytest.approx({"nano": 3.3, "mini": 5.2, "small": 16.1}, abs=0.2)
     with torch.device("meta"):
         assert count_parameters(create_model("1b", 50_257, 512, 0)) == 960_881_664
-    with pytest.raises(KeyError, match="unknown preset"):
-        create_model("huge", 8192, 64, 0)
-    assert list(PRESETS) == ["nano", "mini", "small", "base", "1b"]
+    for preset in PRESETS:
+        assert small_plan(steps=1, preset=preset).preset == preset
+    with pytest.raises(ValidationError, match="'nano', 'mini'"):
+        small_plan(steps=1, preset="huge")
 
 
 def test_quantised_weights_come_back_within_half_a_step() -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 
@@ -56,6 +57,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         app.include_router(router, dependencies=[Depends(require_key)])
     _measure(app, telemetry, Depends(require_key))
     _describe(app)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestId)  # the last one added is the first to see a request

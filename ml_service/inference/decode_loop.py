@@ -55,6 +55,8 @@ class DecodeLoop:
                     f"all {self._slots.count} slots and {self._max_waiting} waiting places are taken",
                     self._seconds_per_request * self._places / self._slots.count,
                 )
+            if self._admitted == 0:
+                self._moved_at = time.monotonic()  # the time without work is no standstill
             self._admitted += 1
             self._telemetry.waiting.inc()
             self._inbox.put(("submit", sequence))
@@ -107,7 +109,6 @@ class DecodeLoop:
                 return True
             assert sequence is not None, "only `stop` comes without a sequence"
             if kind == "submit":
-                self._moved_at = time.monotonic()
                 self._scheduler.add(sequence)
             else:
                 sequence.is_cancelled = True
@@ -144,8 +145,7 @@ class DecodeLoop:
     def _advance(self, sequence: Sequence, logits_V: Vector) -> None:
         before = sequence.last_token_at
         try:
-            choice = sequence.sampler.choose(logits_V, [*sequence.prompt_ids, *sequence.generated_ids])
-            reason = sequence.accept(choice)
+            reason = sequence.accept(sequence.choose(logits_V))
         except Exception as error:  # one bad row never fails the others
             if not isinstance(error, ServiceError):
                 log.exception("sequence.failed", sequence=sequence.id)

@@ -29,7 +29,6 @@ class Engine:
     def __init__(self, session: Session, tokenizer: Tokenizer, max_waiting: int, telemetry: Telemetry) -> None:
         self.architecture = session.architecture
         self._tokenizer = tokenizer
-        self._tokenizer.encode_special_tokens = True  # a user's "<|endoftext|>" is text, not the end
         self._longest_token_bytes = max(bytes_of_tokens(tokenizer))
         self._loop = DecodeLoop(session, max_waiting, telemetry)
 

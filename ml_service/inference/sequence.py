@@ -8,7 +8,7 @@ from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 
 from ml_service.common.types import FinishReason, GenerationParameters
-from ml_service.inference.sampler import Choice, Sampler
+from ml_service.inference.sampler import Choice, Sampler, Vector
 from ml_service.inference.text_stream import TextStream
 
 
@@ -92,6 +92,11 @@ class Sequence:
         if self.needs_prefill:
             return self.prompt_ids[self.cached : self.cached + chunk]
         return self.generated_ids[-1:]
+
+    def choose(self, logits_V: Vector) -> Choice:
+        """Choose the next token. Raises ModelFailure where the logits are not finite."""
+        seen = [*self.prompt_ids, *self.generated_ids] if self.parameters.repetition_penalty != 1.0 else []
+        return self.sampler.choose(logits_V, seen)
 
     def accept(self, choice: Choice) -> FinishReason | None:
         """Take the chosen token, publish what is sure, tell whether and why the sequence is done."""

@@ -69,7 +69,9 @@ A language model trained from scratch by `ml_service`.
 ## How it was made
 
 ```
+{_corpus_command(facts["dataset"])}
 {_command(plan)}
+ml-service export RUN BUNDLE --precision {manifest.precision}
 ```
 
 | split | source | documents | bytes | tokens |
@@ -91,6 +93,18 @@ At the end of training, in fp32, over the first {plan.validation_tokens:,} token
 A small model completes text in the manner of its corpus. It knows no facts, follows no instructions, and its
 output must not be run or published unread.
 """
+
+
+def _corpus_command(dataset: Mapping[str, Any]) -> str:
+    sources = {source for parts in dataset["parts"].values() for source in parts}
+    words = ["ml-service", "corpus", "build", "DATA"]
+    words += [] if "stdlib" in sources else ["--no-stdlib"]
+    words += ["--packages"] if "packages" in sources else []
+    for source in sorted(sources - {"stdlib", "packages"}):
+        words += ["--folder", source]
+    words += ["--vocabulary-size", str(dataset["vocabulary_size"])]
+    words += ["--validation-share", str(dataset["validation_share"])]
+    return shlex.join(words)
 
 
 def _command(plan: TrainingPlan) -> str:

@@ -14,6 +14,7 @@ import onnx
 import torch
 from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from lib.files import sha256_of_file, staged_directory, write_json
 from lib.provenance import current_commit, now_utc, versions
@@ -59,6 +60,7 @@ def export_bundle(
     model_directory = run / MODEL_DIRECTORY
     if not model_directory.is_dir():
         raise FileNotFoundError(f"{run} has no finished model: give its `train` command again, it goes on")
+    transformers_logging.disable_progress_bar()
     facts = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
     model = Qwen3ForCausalLM.from_pretrained(model_directory, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(model_directory / TOKENIZER_FILE)

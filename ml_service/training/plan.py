@@ -19,8 +19,8 @@ class TrainingPlan(BaseModel):
 
     experiment: str = Field("experiment", min_length=1, max_length=120)
     """The name under which the run is remembered."""
-    preset: str = "nano"
-    """The model's shape: nano, mini, small, base or 1b."""
+    preset: Literal["nano", "mini", "small", "base", "1b"] = "nano"
+    """The model's shape, a key of `lib/modeling.py: PRESETS`."""
     seconds: float | None = Field(None, gt=0)
     """Budget in seconds of wall clock ..."""
     tokens: int | None = Field(None, gt=0)

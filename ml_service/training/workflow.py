@@ -181,6 +181,7 @@ def _finish_run(artifacts: TrainingArtifacts) -> None:
         "steps": state.global_step,
         "tokens": state.global_step * artifacts.plan.tokens_per_step,
         "parameters": count_parameters(artifacts.model),
+        "autocast": "bf16" if artifacts.arguments.bf16 else "none",
     }
     write_json(path, run)
 
