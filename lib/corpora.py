@@ -1,4 +1,4 @@
-"""Corpora that every machine has: a folder, the interpreter's standard library, the installed packages."""
+"""Corpora: the interpreter's standard library, the installed packages, any folder, a data set of the hub."""
 
 from __future__ import annotations
 
@@ -45,6 +45,22 @@ def read_pins(lock_file: Path) -> dict[str, str]:
     """Package name → version of each `name==version` line."""
     matches = (_PIN.match(line) for line in lock_file.read_text(encoding="utf-8").splitlines())
     return {match["name"]: match["version"] for match in matches if match}
+
+
+def hub_dataset(name: str, config: str | None = None) -> Iterator[SourceFile]:
+    """The Parquet files of a data set on the Hugging Face hub, fetched into its cache once.
+
+    `config` is the folder in it, such as `20231101.ru` of `wikimedia/wikipedia`. Raises ConnectionError in words
+    where the hub cannot be reached or has no such data set.
+    """
+    from huggingface_hub import snapshot_download  # only this corpus needs it
+
+    pattern = f"{config}/*.parquet" if config else "*.parquet"
+    try:
+        root = snapshot_download(name, repo_type="dataset", allow_patterns=pattern)
+    except Exception as error:  # the client raises its own, its transport's and the file system's
+        raise ConnectionError(f"the hub gave no data set {name!r}: {type(error).__name__}") from error
+    yield from folder(Path(root), source=name.replace("/", "-"))
 
 
 def folder(root: Path, source: str | None = None) -> Iterator[SourceFile]:

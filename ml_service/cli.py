@@ -46,6 +46,9 @@ def corpus_build(
     folder: Annotated[
         list[Path] | None, typer.Option(help="A folder or file of .txt .md .py .jsonl .csv .parquet; repeatable.")
     ] = None,
+    hub: Annotated[
+        list[str] | None, typer.Option(help="A data set on the Hugging Face hub, NAME or NAME:CONFIG; repeatable.")
+    ] = None,
     vocabulary_size: Annotated[int, typer.Option(help="Tokens of the byte-level BPE that is trained.")] = 8192,
     tokenizer: Annotated[Path | None, typer.Option(help="Use this tokenizer.json and train none.")] = None,
     validation_share: Annotated[
@@ -58,7 +61,7 @@ def corpus_build(
     """
     from ml_service.pipeline.stages import Sources, extract_data
 
-    sources = Sources(stdlib, packages, tuple(folder or ()))
+    sources = Sources(stdlib, packages, tuple(folder or ()), tuple(hub or ()))
     extract_data(sources, output, vocabulary_size, validation_share, tokenizer)
     corpus_show(output)
 

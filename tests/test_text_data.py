@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.corpora import folder, pinned_packages, read_pins, standard_library
+from lib.corpora import folder, hub_dataset, pinned_packages, read_pins, standard_library
 from lib.near_duplicates import HeldOutLines
 from lib.text_data import Document, Rejected, content_hash, read_documents, split_of
 
@@ -108,6 +108,31 @@ def test_pinned_packages_are_read_in_exactly_the_pinned_version(tmp_path: Path) 
     lock.write_text("typer==0.0.1\n")
     with pytest.raises(ValueError, match=r"pins 0\.0\.1"):
         list(pinned_packages(lock))
+
+
+def test_a_data_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "20231101.ru").mkdir()
+    pq.write_table(pa.table({"text": ["\u043e\u0434\u0438\u043d"]}), tmp_path / "20231101.ru" / "train-0.parquet")
+    asked = []
+
+    def fetch(name: str, **how: str) -> str:
+        asked.append((name, how["allow_patterns"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    (document,) = read_documents(hub_dataset("wikimedia/wikipedia", "20231101.ru"))
+    assert isinstance(document, Document)
+    assert (document.source, document.text) == ("wikimedia-wikipedia", "\u043e\u0434\u0438\u043d")
+    assert asked == [("wikimedia/wikipedia", "20231101.ru/*.parquet")]
+
+
+def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object, **__: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(ConnectionError, match="the hub gave no data set 'a/b'"):
+        list(hub_dataset("a/b"))
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class Sources:
     stdlib: bool = True
     packages: bool = False
     folders: tuple[Path, ...] = ()
+    hub: tuple[str, ...] = ()
+    """`NAME` or `NAME:CONFIG` of data sets on the hub."""
 
     def files(self) -> Iterator[SourceFile]:
         """All files, source by source. Raises FileNotFoundError in words where a folder is missing."""
@@ -40,6 +42,9 @@ class Sources:
             yield from corpora.pinned_packages(LOCK_FILE)
         for path in self.folders:
             yield from corpora.folder(path)
+        for wanted in self.hub:
+            name, _, config = wanted.partition(":")
+            yield from corpora.hub_dataset(name, config or None)
 
     def __post_init__(self) -> None:
         names = Counter(["stdlib"] * self.stdlib + ["packages"] * self.packages + [path.stem for path in self.folders])

@@ -1,0 +1,59 @@
+"""Files whole or absent, and where an artifact comes from."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lib.files import sha256_of_file, staged, staged_directory, write_json
+from lib.memory import give_back_freed_pages, keep_freed_pages
+from lib.provenance import current_commit
+
+
+def test_a_file_is_replaced_whole_or_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "value.json"
+    write_json(path, {"a": 1})
+    before = sha256_of_file(path)
+    with pytest.raises(RuntimeError), staged(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("the disk is full")
+    assert sha256_of_file(path) == before
+    assert [file.name for file in path.parent.iterdir()] == ["value.json"]
+
+
+def test_a_directory_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with pytest.raises(RuntimeError), staged_directory(target) as temporary:
+        (temporary / "a").write_text("half")
+        raise RuntimeError("killed")
+    assert list(tmp_path.iterdir()) == []
+    with staged_directory(target) as temporary:
+        (temporary / "a").write_text("whole")
+        assert not target.exists()
+    assert (target / "a").read_text() == "whole"
+    with pytest.raises(FileExistsError), staged_directory(target):
+        pass
+
+
+def test_a_changed_tree_is_recorded_as_such(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        done = subprocess.run(["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert str(current_commit(tmp_path)) == "unknown"
+    git("init", "--quiet")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "--quiet", "--message", "first")
+    sha = git("rev-parse", "HEAD")
+    assert str(current_commit(tmp_path)) == sha
+    (tmp_path / "b").write_text("2")
+    assert str(current_commit(tmp_path)) == f"{sha}-dirty"
+
+
+def test_the_allocator_is_asked_and_nothing_breaks() -> None:
+    assert isinstance(keep_freed_pages(), bool)
+    assert isinstance(give_back_freed_pages(), bool)
