@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wait for each other
@@ -15,6 +17,7 @@ for name in [name for name in os.environ if name.startswith("ML_SERVICE_")]:
 
 from lib.corpora import folder  # noqa: E402
 from lib.token_shards import BuildOptions, DatasetManifest, build_dataset  # noqa: E402
+from ml_service.backend.app import create_app  # noqa: E402
 from ml_service.common.settings import PROJECT, Settings  # noqa: E402
 
 VOCABULARY = 512
@@ -97,3 +100,11 @@ def _export(run: Path, output: Path, precision: str) -> Path:
 @pytest.fixture
 def settings(bundle: Path, tmp_path: Path) -> Settings:
     return Settings(bundle=bundle, store=tmp_path / "store", slots=4, max_waiting=4, prefill_chunk=16, threads=2)
+
+
+@pytest.fixture(scope="session")
+def client(bundle: Path) -> Iterator[TestClient]:
+    """The app with the small bundle, as a client sees it."""
+    settings = Settings(bundle=bundle, slots=4, max_waiting=4, prefill_chunk=16, threads=1, max_body_bytes=20_000)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client

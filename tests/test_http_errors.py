@@ -1,0 +1,166 @@
+"""Every error of the contract's table, provoked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ml_service.backend.app import create_app
+from ml_service.backend.errors import PROBLEM, STATUS_OF, problem_of
+from ml_service.common import errors
+from ml_service.common.settings import Settings
+from ml_service.inference.live import Live
+from tests.test_http import PROMPT, events, post
+
+BAD_BODIES = {
+    "not JSON": (b"{", "not JSON"),
+    "no object": (b"[]", "valid dictionary"),
+    "no text": (b"{}", "text: Field required"),
+    "a mistyped text": (b'{"text": 3}', "text: Input should be a valid string"),
+    "an unknown field": (b'{"text": "a", "tempreture": 1}', "tempreture: unknown field"),
+    "a parameter out of range": (b'{"text": "a", "temperature": -1}', "temperature: Input should be greater"),
+    "an infinite parameter": (b'{"text": "a", "temperature": Infinity}', "temperature"),
+    "an empty stop string": (b'{"text": "a", "stop": [""]}', "stop.0"),
+    "too many tokens": (b'{"text": "a", "max_new_tokens": 0}', "max_new_tokens"),
+    "a prompt longer than the context": (json.dumps({"text": "ab cd " * 60}).encode(), "the model's context is 64"),
+    "a prompt much longer than the context": (json.dumps({"text": "x" * 15_000}).encode(), "the model's context is 64"),
+    "no UTF-8": (b'{"text": "\xff"}', ""),
+    "half a surrogate pair": (b'{"text": "\\ud800"}', ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_wrong_request_is_400_and_says_where(client: TestClient, name: str) -> None:
+    content, detail = BAD_BODIES[name]
+    answer = client.post("/forward", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["content-type"] == PROBLEM
+    body = answer.json()
+    assert body["title"] == "bad request"
+    assert body["status"] == 400
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert detail in body["detail"]
+
+
+def test_other_content_types_are_415(client: TestClient) -> None:
+    for content_type in ("text/plain", "multipart/form-data; boundary=x", None):
+        headers = {"Content-Type": content_type} if content_type else {}
+        answer = client.post("/forward", content=b"hello", headers=headers)
+        assert answer.status_code == 415
+        assert answer.json()["title"] == "unsupported media type"
+
+
+def test_a_body_over_the_limit_is_413_declared_or_not(client: TestClient) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b'{"text": "'
+        for _ in range(10):
+            yield b"x" * 10_000
+        yield b'"}'
+
+    for content in (b'{"text": "' + b"x" * 30_000 + b'"}', pieces()):
+        answer = client.post("/forward", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
+        assert answer.headers["content-type"] == PROBLEM
+        assert "larger" in answer.json()["detail"]
+
+
+def test_unknown_routes_and_methods_are_problems(client: TestClient) -> None:
+    assert client.get("/nothing").json()["status"] == 404
+    answer = client.get("/forward")
+    assert answer.status_code == 405
+    assert "POST" in answer.headers["allow"]
+    assert answer.headers["content-type"] == PROBLEM
+
+
+def test_every_error_of_the_domain_has_its_line_in_the_table() -> None:
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ServiceError)}
+    assert kinds - {errors.ServiceError} == set(STATUS_OF)
+    expected = {
+        errors.BadRequest: 400, errors.Unauthenticated: 401, errors.Forbidden: 403, errors.ModelFailure: 403,
+        errors.NotFound: 404, errors.Conflict: 409, errors.TooLarge: 413, errors.UnsupportedMediaType: 415,
+        errors.Overloaded: 429, errors.Unavailable: 503, errors.InsufficientStorage: 507,
+    }  # fmt: skip
+    for kind, status in expected.items():
+        got, body, headers = problem_of(kind("a sentence"))
+        assert (got, body["detail"]) == (status, "a sentence")
+        assert ("Retry-After" in headers) == (status in (429, 503))
+
+
+def test_a_failure_of_the_model_is_403_and_of_the_service_500_without_a_trace(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = client.app.state.live.current.engine  # type: ignore[attr-defined]
+    for error, status, title in (
+        (errors.ModelFailure("the model gave logits that are not finite"), 403, "model_failure"),
+        (ZeroDivisionError("secret/path.py"), 500, "internal error"),
+    ):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(engine._loop._session, "run", fail)
+        answer = client.post("/forward", json=PROMPT)
+        assert (answer.status_code, answer.json()["title"]) == (status, title)
+        assert "secret" not in answer.text
+        streamed = client.post("/forward", json=PROMPT | {"stream": True})
+        assert streamed.status_code == status
+        monkeypatch.undo()
+    assert post(client)["prediction"]
+
+
+def test_an_error_in_the_middle_of_a_stream_is_its_last_event(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = client.app.state.live.current.engine._loop._session  # type: ignore[attr-defined]
+    run, calls = session.run, []
+
+    def fail_later(rows: object) -> object:
+        calls.append(rows)
+        if len(calls) > 4:
+            raise errors.ModelFailure("the runtime refused the input")
+        return run(rows)
+
+    monkeypatch.setattr(session, "run", fail_later)
+    answer = client.post("/forward", json=PROMPT | {"stream": True})
+    assert answer.status_code == 200
+    last, problem = events(answer.text)[-1]
+    assert (last, problem["status"], problem["title"]) == ("error", 403, "model_failure")
+
+
+def test_keys_are_wanted_where_they_are_on(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"api_key": Settings(api_key="secret").api_key}))
+    with TestClient(app) as client:
+        refused = client.post("/forward", json=PROMPT)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        for path in ("/metadata", "/metrics"):
+            assert client.get(path).status_code == 401
+            assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+            assert client.get(path, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.post("/forward", json=PROMPT, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_no_model_and_draining_are_503_with_a_time_to_come_back(settings: Settings) -> None:
+    live = Live()
+    client = TestClient(create_app(settings, live))
+    for detail in ("no model is deployed yet", "the service is shutting down"):
+        answer = client.post("/forward", json=PROMPT)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["detail"] == detail
+        assert client.get("/health/ready").status_code == 503
+        assert client.get("/health/live").status_code == 200
+        live.drain()
+
+
+def test_a_stuck_engine_is_not_alive(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/health/live").json() == {"status": "ok"}
+    monkeypatch.setattr(client.app.state.live, "last_step_age_s", lambda: 11.0)  # type: ignore[attr-defined]
+    answer = client.get("/health/live")
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "stuck"
