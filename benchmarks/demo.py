@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-PROMPT = "import os\n\n\ndef read_lines(path):\n"
+PROMPT = "import os\n\n\ndef read_lines(path):"
 
 
 def main() -> None:

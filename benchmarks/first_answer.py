@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-PROMPT = {"text": "def read_lines(path):\n", "max_new_tokens": 128, "temperature": 0.8, "seed": 1}
+PROMPT = {"text": "def read_lines(path):", "max_new_tokens": 128, "temperature": 0.8, "seed": 1}
 WARM_REQUESTS = 20
 
 

@@ -105,6 +105,7 @@ def test_a_failure_of_the_model_is_403_and_of_the_service_500_without_a_trace(
         answer = client.post("/forward", json=PROMPT)
         assert (answer.status_code, answer.json()["title"]) == (status, title)
         assert "secret" not in answer.text
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
         streamed = client.post("/forward", json=PROMPT | {"stream": True})
         assert streamed.status_code == status
         monkeypatch.undo()

@@ -15,7 +15,7 @@ from prometheus_fastapi_instrumentator import Instrumentator
 
 from ml_service.backend.dependencies import require_key
 from ml_service.backend.errors import add_error_handlers
-from ml_service.backend.middleware import BodyLimit, CancelOnDisconnect, RequestId
+from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, RequestId
 from ml_service.backend.routes import forward, health, metadata
 from ml_service.common.settings import Settings
 from ml_service.inference.live import Live, open_live_model
@@ -47,6 +47,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         description=DESCRIPTION,
         version=version("ml-service"),
         lifespan=lifespan,
+        openapi_tags=[{"name": "inference"}, {"name": "operations"}],
         redoc_url=None,
         static_url="/docs/static",
     )
@@ -60,6 +61,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(AnswerBugs)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
     return app
 
@@ -80,6 +82,8 @@ def _describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = original()
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)

@@ -68,7 +68,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(errors.ServiceError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(Exception, _answer)
 
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:

@@ -46,6 +46,29 @@ class RequestId:
             request_id.reset(token)
 
 
+class AnswerBugs:
+    """Answers an error that nobody expected with a problem; the framework would do so outside of the request's id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        has_begun = False
+
+        async def send_watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = has_begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_watched)
+        except Exception as error:  # the border of the service
+            if scope["type"] != "http" or has_begun:
+                raise
+            await _send_problem(error, scope, receive, send)
+
+
 class BodyLimit:
     """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed."""
 
@@ -59,8 +82,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self.max_body_bytes:
-            status, body, headers = problem_of(self._too_large())
-            await JSONResponse(body, status, headers, PROBLEM)(scope, receive, send)
+            await _send_problem(self._too_large(), scope, receive, send)
             return
         read_bytes = 0
 
@@ -122,3 +144,8 @@ class CancelOnDisconnect:
         finally:
             handler.cancel()
             watcher.cancel()
+
+
+async def _send_problem(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    status, body, headers = problem_of(error)
+    await JSONResponse(body, status, headers, PROBLEM)(scope, receive, send)

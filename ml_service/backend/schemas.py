@@ -17,7 +17,7 @@ class ForwardRequest(GenerationParameters):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"text": "def read_lines(path):\n", "max_new_tokens": 48},
+                {"text": "def read_lines(path):", "max_new_tokens": 48},
                 {"text": "import os\n", "max_new_tokens": 48, "temperature": 0.7, "top_p": 0.95, "seed": 7},
             ]
         },
