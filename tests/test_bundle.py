@@ -25,6 +25,8 @@ from ml_service.common.bundle import (
 from ml_service.common.errors import BundleRefused
 from ml_service.common.settings import PROJECT, Settings
 from ml_service.inference.live import open_live_model
+from ml_service.pipeline.stages import export_model
+from ml_service.training.export import WEIGHTS_FILE
 from ml_service.utils.telemetry import Telemetry
 
 
@@ -61,6 +63,20 @@ def test_metadata_are_in_the_graph_file_itself_and_readable_with_plain_onnx(bund
     assert props["date"].endswith("Z")
     assert read_metadata_props(props)["parameters"] == manifest.parameters
     assert read_metadata_props(props)["experiment_id"] is None
+
+
+def test_weights_too_large_for_one_message_lie_beside_the_graph_and_are_hashed_too(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_service.training.export.LARGEST_MESSAGE_BYTES", 1000)
+    for precision in ("fp32", "int8"):
+        output = tmp_path / precision
+        manifest = export_model(run, output, precision)  # type: ignore[arg-type]
+        assert WEIGHTS_FILE in manifest.files
+        assert (output / GRAPH_FILE).stat().st_size < (output / WEIGHTS_FILE).stat().st_size
+    data = output / WEIGHTS_FILE
+    data.write_bytes(data.read_bytes()[:-1])
+    assert f"{WEIGHTS_FILE} is not the file" in refusal(output)
 
 
 def test_the_graph_has_dynamic_axes(bundle: Path) -> None:

@@ -42,6 +42,9 @@ from ml_service.training.plan import TrainingPlan, load_plan
 from ml_service.training.progress import PROGRESS_FILE, ProgressLog
 from ml_service.training.workflow import MODEL_DIRECTORY, RUN_FILE
 
+WEIGHTS_FILE = "model.onnx.data"
+LARGEST_MESSAGE_BYTES = 2_000_000_000
+"""protobuf ends at 2 GiB."""
 GOLDEN_TEXT = 'def read_lines(path):\n    """Return the lines of a file, without their ends."""\n    with open(path) as'
 GOLDEN_TOKENS = 32
 TOLERANCE: dict[Precision, float] = {"fp32": 2e-3, "int8": 0.25}
@@ -74,7 +77,7 @@ def export_bundle(
         manifest = _manifest(plan, facts, directory, precision, repository, _final_scores(run), licence)
         graph = build_graph(architecture, weights, precision)
         onnx.helper.set_model_props(graph, metadata_props(manifest))
-        onnx.save(graph, str(directory / GRAPH_FILE))
+        save_graph(graph, directory)
         draw_curve(ProgressLog(run / PROGRESS_FILE).points(), directory / CURVE_FILE)
         (directory / CARD_FILE).write_text(model_card(plan, facts, manifest, architecture), encoding="utf-8")
         files = {path.name: sha256_of_file(path) for path in sorted(directory.iterdir())}
@@ -82,6 +85,17 @@ def export_bundle(
         write_json(directory / MANIFEST_FILE, manifest.model_dump())
         prove(directory)
     return manifest
+
+
+def save_graph(graph: onnx.ModelProto, directory: Path) -> None:
+    """Write the graph; its weights go into a file beside it where one protobuf message cannot hold them."""
+    size_bytes = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+    onnx.save(
+        graph,
+        str(directory / GRAPH_FILE),
+        save_as_external_data=size_bytes > LARGEST_MESSAGE_BYTES,
+        location=WEIGHTS_FILE,
+    )
 
 
 def architecture_of(config: Qwen3Config) -> Architecture:

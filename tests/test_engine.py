@@ -1,0 +1,123 @@
+"""The engine with a real model: an answer never depends on its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from ml_service.common.errors import BadRequest, Overloaded
+from ml_service.common.settings import Settings
+from ml_service.common.types import GenerationParameters
+from ml_service.inference.engine import Engine
+from ml_service.inference.live import open_live_model
+from ml_service.inference.sequence import Finished
+from ml_service.utils.telemetry import Telemetry
+
+REQUESTS = 24
+
+
+def engine_of(bundle: Path, runtime: str = "onnx", **changes: int) -> Engine:
+    chosen = {"slots": 4, "max_waiting": REQUESTS, "prefill_chunk": 16, "threads": 1} | changes
+    settings = Settings(bundle=bundle, runtime=runtime, **chosen)  # type: ignore[arg-type]
+    return open_live_model(bundle, settings, Telemetry()).engine
+
+
+def requests(seed: int) -> list[tuple[str, GenerationParameters]]:
+    source = random.Random(seed)
+    made = []
+    for _ in range(REQUESTS):
+        prompt = " ".join(
+            source.choices(["def", "value", "total(", "for", "in", "日本", "return"], k=source.randint(0, 20))
+        )
+        temperature = source.choice([0.0, 0.0, 0.7, 1.5])
+        parameters = GenerationParameters(
+            max_new_tokens=source.randint(1, 20),
+            temperature=temperature,
+            top_k=source.choice([0, 20]),
+            repetition_penalty=source.choice([1.0, 1.2]),
+            seed=source.randint(0, 1000),
+        )
+        made.append((prompt, parameters))
+    return made
+
+
+async def answer(engine: Engine, prompt: str, parameters: GenerationParameters) -> tuple[list[int], str]:
+    deltas, finished = await engine.complete(await engine.encode(prompt), parameters, "x")
+    return [delta.choice.token_id for delta in deltas], "".join(d.text for d in deltas) + finished.text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_any_mix_gives_each_request_what_it_gets_alone(
+    bundle: Path, bundle_fp32: Path, precision: str, seed: int
+) -> None:
+    engine = engine_of(bundle if precision == "int8" else bundle_fp32)
+
+    async def all_of_them() -> None:
+        wanted = requests(seed)
+        alone = [await answer(engine, *request) for request in wanted]
+        left = [asyncio.create_task(answer(engine, *request)) for request in wanted[:3]]
+        together = [asyncio.create_task(answer(engine, *request)) for request in wanted]
+        await asyncio.sleep(0)
+        for task in left:
+            task.cancel()
+        assert [await task for task in together] == alone
+        while engine.busy:  # those who left are noticed within a step
+            await asyncio.sleep(0.001)
+
+    asyncio.run(all_of_them())
+    engine.stop()
+
+
+def test_one_who_closes_the_stream_frees_the_place(bundle: Path) -> None:
+    engine = engine_of(bundle, slots=1, max_waiting=0)
+
+    async def leave() -> None:
+        for _ in range(20):
+            ids = await engine.encode("def value")
+            stream = engine.stream(ids, GenerationParameters(max_new_tokens=50), "x")
+            await anext(stream)
+            with pytest.raises(Overloaded):
+                await anext(engine.stream(ids, GenerationParameters(), "y"))
+            await stream.aclose()
+            while engine.busy:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(leave())
+    engine.stop()
+
+
+def test_both_runtimes_answer_alike(bundle_fp32: Path) -> None:
+    answers = []
+    for runtime in ("onnx", "torch"):
+        engine = engine_of(bundle_fp32, runtime)
+
+        async def ask(engine: Engine = engine) -> list[tuple[list[int], str]]:
+            return [await answer(engine, *request) for request in requests(3)[:8]]
+
+        answers.append(asyncio.run(ask()))
+        engine.stop()
+    assert answers[0] == answers[1]
+
+
+def test_prompts_are_measured_before_they_cost_anything(bundle: Path) -> None:
+    engine = engine_of(bundle)
+
+    async def check() -> None:
+        assert await engine.encode("") == [engine.architecture.end_of_text_id]
+        special = await engine.encode("<|endoftext|>")
+        assert engine.architecture.end_of_text_id not in special
+        for text in ("ab cd " * 40, "x" * 5_000_000):
+            with pytest.raises(BadRequest, match="the model's context is 64"):
+                await engine.encode(text)
+        longest = await engine.encode("a" * 9)
+        deltas, finished = await engine.complete((longest * 64)[:63], GenerationParameters(), "x")
+        assert isinstance(finished, Finished)
+        assert finished.usage.completion_tokens == 1
+        assert len(deltas) <= 1
+
+    asyncio.run(check())
+    engine.stop()
