@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import httpx
+from benchmarks.server import running_server
 
 PROMPT = "import os\n\n\ndef read_lines(path):"
 
@@ -44,20 +43,9 @@ def verb(*words: str) -> None:
 
 def show_completion(bundle: Path) -> None:
     """Serve the bundle and ask it once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["serve", "--bundle", str(bundle), "--port", str(port)]
-    print(f"\n$ ml-service {shlex.join(words)} &", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "ml_service.cli", *words])
-    try:
-        transport = httpx.HTTPTransport(retries=8)  # while it starts, with growing pauses
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60) as client:
-            answer = client.post("/forward", json={"text": PROMPT, "max_new_tokens": 64, "stop": ["\n\n\n"]})
-            body = answer.raise_for_status().json()
-    finally:
-        process.terminate()
-        process.wait()
+    print(f"\n$ ml-service serve --bundle {bundle} &", flush=True)
+    with running_server(bundle, shows_log=True) as server:
+        body = server.post_first({"text": PROMPT, "max_new_tokens": 64, "stop": ["\n\n\n"]}).json()
     print(f"\nPOST /forward answered at {body['timings']['tokens_per_second']:.0f} tokens a second:\n")
     print(PROMPT + body["prediction"])
 
