@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ml_service.backend.app import create_app
 from ml_service.backend.errors import PROBLEM, STATUS_OF, problem_of
+from ml_service.backend.schemas import ForwardRequest
 from ml_service.common import errors
 from ml_service.common.settings import Settings
 from ml_service.inference.live import Live
@@ -43,6 +46,23 @@ def test_a_wrong_request_is_400_and_says_where(client: TestClient, name: str) ->
     assert body["status"] == 400
     assert body["request_id"] == answer.headers["x-request-id"]
     assert detail in body["detail"]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = sorted(ForwardRequest.model_fields)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from([*FIELDS, "else"]), JSON_VALUES, max_size=5), st.text(max_size=8))
+def test_no_json_is_ever_an_error_of_the_service(client: TestClient, fields: dict[str, object], text: str) -> None:
+    body = json.dumps({"text": text, "max_new_tokens": 2} | fields)
+    answer = client.post("/forward", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 400), answer.text
+    assert answer.headers["content-type"].split(";")[0] in ("application/json", "text/event-stream", PROBLEM)
 
 
 def test_other_content_types_are_415(client: TestClient) -> None:
