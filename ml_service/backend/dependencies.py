@@ -1,4 +1,4 @@
-"""What routes ask for: the parts of the app, the key, the content type."""
+"""What routes ask for: the parts of the app, the key, the content type; async, or each would cost a thread."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ml_service.inference.live import Live, LiveModel
 _bearer = HTTPBearer(auto_error=False, description="Only where the service was started with ML_SERVICE_API_KEY.")
 
 
-def settings_of(request: Request) -> Settings:
+async def settings_of(request: Request) -> Settings:
     """The process's settings."""
     settings = request.app.state.settings
     assert isinstance(settings, Settings)
     return settings
 
 
-def live_of(request: Request) -> Live:
+async def live_of(request: Request) -> Live:
     """The holder of the model that answers."""
     live = request.app.state.live
     assert isinstance(live, Live)
     return live
 
 
-def model_of(live: Annotated[Live, Depends(live_of)]) -> LiveModel:
+async def model_of(live: Annotated[Live, Depends(live_of)]) -> LiveModel:
     """The model that answers; this request ends on it. Raises Unavailable where there is none."""
     return live.current
 
 
-def require_key(
+async def require_key(
     settings: Annotated[Settings, Depends(settings_of)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> None:
