@@ -69,12 +69,13 @@ def export_bundle(
     tokenizer = load_tokenizer(model_directory / TOKENIZER_FILE)
     architecture = architecture_of(model.config)
     weights = stored_weights(model, precision)
+    commit = str(current_commit(repository))  # before the bundle's own files can make the tree a changed one
     with staged_directory(output) as directory:
         shutil.copyfile(model_directory / TOKENIZER_FILE, directory / TOKENIZER_FILE)
         write_json(directory / CONFIG_FILE, architecture.model_dump())
         golden = golden_sample(_with_weights(model, weights), tokenizer, precision)
         write_json(directory / GOLDEN_FILE, golden.model_dump())
-        manifest = _manifest(plan, facts, directory, precision, repository, _final_scores(run), licence)
+        manifest = _manifest(plan, facts, directory, precision, commit, _final_scores(run), licence)
         graph = build_graph(architecture, weights, precision)
         onnx.helper.set_model_props(graph, metadata_props(manifest))
         save_graph(graph, directory)
@@ -170,7 +171,7 @@ def _manifest(
     facts: Mapping[str, Any],
     directory: Path,
     precision: Precision,
-    repository: Path,
+    commit: str,
     metrics: dict[str, float],
     licence: str,
 ) -> Manifest:
@@ -179,7 +180,7 @@ def _manifest(
         experiment=plan.experiment,
         experiment_id=None,
         parent_experiment_id=None,
-        commit=str(current_commit(repository)),
+        commit=commit,
         training_commit=facts["commit"],
         date=now_utc(),
         precision=precision,
