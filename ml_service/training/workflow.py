@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Qwen3ForCausalLM, TrainingArguments, set_seed
 from transformers import ProgressCallback as TransformersProgressCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, is_mlflow_available
 from transformers.utils import logging as transformers_logging
 
 from lib.files import write_json
@@ -212,13 +213,23 @@ def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock) -> TrainingA
         eval_strategy="no",
         save_total_limit=2,
         logging_steps=LOG_EVERY_STEPS,
-        report_to=[],
+        report_to=_reporters(),
+        run_name=plan.experiment,
         seed=plan.seed,
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
     )
+
+
+def _reporters() -> list[str]:
+    """Where else the curves go. Raises ValueError where MLflow is asked for and not installed."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return []
+    if not is_mlflow_available():
+        raise ValueError("MLFLOW_TRACKING_URI is set and MLflow is missing: pip install 'ml-service[mlflow]'")
+    return ["mlflow"]
 
 
 def _wants_bf16(plan: TrainingPlan) -> bool:
