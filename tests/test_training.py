@@ -124,6 +124,25 @@ def test_a_budget_in_seconds_ends_the_run_in_time(dataset: Path, tmp_path: Path)
     assert points[-1]["step"] == artifacts.trainer.state.global_step >= 1
 
 
+def test_autocast_trains_on_this_processor_and_is_a_fact_of_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ml_service.training.workflow._seconds_of_product", {torch.float32: 2.0, torch.bfloat16: 1.0}.get
+    )
+    plan = small_plan(steps=2, precision="auto")
+    first = build_training_artifacts(plan, dataset, tmp_path / "run", PROJECT)
+    assert first.arguments.bf16
+    monkeypatch.setattr(
+        "ml_service.training.workflow._seconds_of_product", {torch.float32: 1.0, torch.bfloat16: 1.0}.get
+    )
+    resumed = build_training_artifacts(plan, dataset, tmp_path / "run", PROJECT)
+    assert resumed.arguments.bf16
+    train(resumed)
+    assert ProgressLog(tmp_path / "run" / PROGRESS_FILE).points()[-1]["step"] == 2
+    assert not build_training_artifacts(plan, dataset, tmp_path / "other", PROJECT).arguments.bf16
+
+
 def test_plans_are_checked_and_unknown_keys_are_named() -> None:
     with pytest.raises(ValidationError, match="exactly one of seconds, tokens or steps"):
         TrainingPlan(steps=1, seconds=1)

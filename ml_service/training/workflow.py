@@ -40,6 +40,8 @@ CHECKPOINTS_DIRECTORY = "checkpoints"
 TENSORBOARD_DIRECTORY = "tensorboard"
 WINDOWS_WITHOUT_BOUND = 4_000_000
 LOG_EVERY_STEPS = 10
+BF16_MUST_GAIN = 1.2
+"""How much faster a product must be in bf16; less than that is noise, and fp32 is exact."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
     keep_freed_pages()
     transformers_logging.disable_progress_bar()
     dataset = load_manifest(data)
-    _open_run(plan, dataset, run, repository)
+    autocast = _open_run(plan, dataset, run, repository)
     tokenizer = load_tokenizer(data / TOKENIZER_FILE)
     checkpoint = last_checkpoint(run)
     progress = ProgressLog(run / PROGRESS_FILE)
@@ -86,7 +88,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
         optimizer,
         lambda step: warmup_stable_decay(clock.progress(step), plan.warmup_share, plan.decay_share),
     )
-    arguments = _arguments(plan, run, clock)
+    arguments = _arguments(plan, run, clock, autocast)
     trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
@@ -150,19 +152,26 @@ def _step_of(checkpoint: Path | None) -> int:
     return int(match[1]) if match else 0
 
 
-def _open_run(plan: TrainingPlan, dataset: DatasetManifest, run: Path, repository: Path) -> None:
+def _open_run(plan: TrainingPlan, dataset: DatasetManifest, run: Path, repository: Path) -> str:
+    """Write plan and facts of a new run, check those of an old one; returns its autocast, `bf16` or `none`.
+
+    What `auto` measured is a fact of the run: a resumed one must not compute otherwise than it began.
+    """
     path = run / PLAN_FILE
     if path.is_file():
         if TrainingPlan.model_validate_json(path.read_text(encoding="utf-8")) != plan:
             raise Conflict(f"{run} holds a run with another plan: choose another directory, or give the same plan")
-        if json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["dataset_fingerprint"] != dataset.fingerprint:
+        facts = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+        if facts["dataset_fingerprint"] != dataset.fingerprint:
             raise Conflict(f"{run} was begun on another data set: a run goes on with the data that it began with")
-        return
+        return str(facts["autocast"])
+    autocast = "bf16" if _wants_bf16(plan) else "none"
     write_json(
         run / RUN_FILE,
         {
             "started": now_utc(),
             "commit": str(current_commit(repository)),
+            "autocast": autocast,
             "dataset_fingerprint": dataset.fingerprint,
             "dataset": dataset.model_dump(),
             "versions": versions("torch", "transformers", "tokenizers"),
@@ -170,6 +179,7 @@ def _open_run(plan: TrainingPlan, dataset: DatasetManifest, run: Path, repositor
         },
     )
     write_json(path, plan.model_dump(mode="json"))
+    return autocast
 
 
 def _finish_run(artifacts: TrainingArtifacts) -> None:
@@ -182,7 +192,6 @@ def _finish_run(artifacts: TrainingArtifacts) -> None:
         "steps": state.global_step,
         "tokens": state.global_step * artifacts.plan.tokens_per_step,
         "parameters": count_parameters(artifacts.model),
-        "autocast": "bf16" if artifacts.arguments.bf16 else "none",
     }
     write_json(path, run)
 
@@ -200,7 +209,7 @@ def _optimizer(plan: TrainingPlan, model: Qwen3ForCausalLM) -> torch.optim.Optim
     return MuonWithAdamW(model, plan.learning_rate, plan.muon_learning_rate, plan.weight_decay)
 
 
-def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock) -> TrainingArguments:
+def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock, autocast: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(run / CHECKPOINTS_DIRECTORY),
         max_steps=min(clock.max_steps, WINDOWS_WITHOUT_BOUND // (plan.batch_size * plan.accumulation)),
@@ -208,7 +217,8 @@ def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock) -> TrainingA
         per_device_eval_batch_size=plan.batch_size,
         gradient_accumulation_steps=plan.accumulation,
         train_sampling_strategy="sequential",
-        bf16=_wants_bf16(plan),
+        bf16=autocast == "bf16",
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         eval_strategy="no",
         save_total_limit=2,
@@ -237,14 +247,14 @@ def _wants_bf16(plan: TrainingPlan) -> bool:
         return plan.precision == "bf16"
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return _seconds_of_product(torch.bfloat16) < _seconds_of_product(torch.float32)
+    return _seconds_of_product(torch.float32) > BF16_MUST_GAIN * _seconds_of_product(torch.bfloat16)
 
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
-    """The best of five products of the size that training has; a processor may have bf16 and be slower with it."""
+    """The best of ten products of the size that training has; a processor may have bf16 and be slower with it."""
     left, right = torch.ones(4096, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
     seconds = []
-    for _ in range(5):
+    for _ in range(10):
         start = time.perf_counter()
         left @ right
         seconds.append(time.perf_counter() - start)
