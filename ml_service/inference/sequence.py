@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 
 from ml_service.common.types import FinishReason, GenerationParameters
@@ -64,7 +63,7 @@ class Sequence:
     """State of one request; owned by the decode loop from `submit` on."""
 
     id: str
-    prompt_ids: TokenIds[int]
+    prompt_ids: list[int]
     parameters: GenerationParameters
     sampler: Sampler
     text: TextStream
@@ -87,7 +86,7 @@ class Sequence:
         """Whether some of the prompt is not in the cache yet."""
         return self.cached < len(self.prompt_ids)
 
-    def next_ids(self, chunk: int) -> TokenIds[int]:
+    def next_ids(self, chunk: int) -> list[int]:
         """The tokens of its next step: a piece of the prompt, or the token chosen last."""
         if self.needs_prefill:
             return self.prompt_ids[self.cached : self.cached + chunk]
