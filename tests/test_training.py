@@ -116,6 +116,13 @@ def test_another_plan_or_other_data_in_the_same_directory_is_refused(run: Path, 
         build_training_artifacts(small_plan(steps=41), dataset, run, PROJECT)
 
 
+def test_a_plan_that_cannot_be_built_does_not_block_the_mended_one(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no source wrong"):
+        build_training_artifacts(small_plan(steps=1, mixture={"wrong": 1.0}), dataset, tmp_path / "run", PROJECT)
+    build_training_artifacts(small_plan(steps=1, mixture={"code": 1.0}), dataset, tmp_path / "run", PROJECT)
+    assert load_plan(tmp_path / "run").mixture == {"code": 1.0}
+
+
 def test_a_budget_in_seconds_ends_the_run_in_time(dataset: Path, tmp_path: Path) -> None:
     artifacts = build_training_artifacts(small_plan(seconds=1.0), dataset, tmp_path / "run", PROJECT)
     train(artifacts)

@@ -9,6 +9,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from lib.token_shards import TOKENIZER_FILE, DatasetManifest, load_manifest, loa
 from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer
 from lib.training_loop import BudgetCallback, LanguageModelTrainer, TrainingClock
 from ml_service.common.errors import Conflict
-from ml_service.training.plan import PLAN_FILE, TrainingPlan
+from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
 from ml_service.training.progress import PROGRESS_FILE, ProgressCallback, ProgressLog
 
 RUN_FILE = "run.json"
@@ -73,7 +74,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
     keep_freed_pages()
     transformers_logging.disable_progress_bar()
     dataset = load_manifest(data)
-    autocast = _open_run(plan, dataset, run, repository)
+    facts = _facts_of(plan, dataset, run, repository)
     tokenizer = load_tokenizer(data / TOKENIZER_FILE)
     checkpoint = last_checkpoint(run)
     progress = ProgressLog(run / PROGRESS_FILE)
@@ -88,7 +89,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
         optimizer,
         lambda step: warmup_stable_decay(clock.progress(step), plan.warmup_share, plan.decay_share),
     )
-    arguments = _arguments(plan, run, clock, autocast)
+    arguments = _arguments(plan, run, clock, facts["autocast"])
     trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
@@ -105,6 +106,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
     )
     for noisy in (PrinterCallback, TransformersProgressCallback):
         trainer.remove_callback(noisy)
+    _begin_run(plan, facts, run)
     return TrainingArtifacts(
         plan, run, dataset, tokenizer, train_windows, validation_windows,
         model, optimizer, learning_rate, clock, arguments, trainer, checkpoint,
@@ -152,34 +154,34 @@ def _step_of(checkpoint: Path | None) -> int:
     return int(match[1]) if match else 0
 
 
-def _open_run(plan: TrainingPlan, dataset: DatasetManifest, run: Path, repository: Path) -> str:
-    """Write plan and facts of a new run, check those of an old one; returns its autocast, `bf16` or `none`.
+def _facts_of(plan: TrainingPlan, dataset: DatasetManifest, run: Path, repository: Path) -> dict[str, Any]:
+    """The facts of a new run, or of the one that is there. Raises Conflict where that one has another plan or data.
 
     What `auto` measured is a fact of the run: a resumed one must not compute otherwise than it began.
     """
-    path = run / PLAN_FILE
-    if path.is_file():
-        if TrainingPlan.model_validate_json(path.read_text(encoding="utf-8")) != plan:
+    if (run / PLAN_FILE).is_file():
+        if load_plan(run) != plan:
             raise Conflict(f"{run} holds a run with another plan: choose another directory, or give the same plan")
-        facts = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
         if facts["dataset_fingerprint"] != dataset.fingerprint:
             raise Conflict(f"{run} was begun on another data set: a run goes on with the data that it began with")
-        return str(facts["autocast"])
-    autocast = "bf16" if _wants_bf16(plan) else "none"
-    write_json(
-        run / RUN_FILE,
-        {
-            "started": now_utc(),
-            "commit": str(current_commit(repository)),
-            "autocast": autocast,
-            "dataset_fingerprint": dataset.fingerprint,
-            "dataset": dataset.model_dump(),
-            "versions": versions("torch", "transformers", "tokenizers"),
-            "machine": machine(),
-        },
-    )
-    write_json(path, plan.model_dump(mode="json"))
-    return autocast
+        return facts
+    return {
+        "started": now_utc(),
+        "commit": str(current_commit(repository)),
+        "autocast": "bf16" if _wants_bf16(plan) else "none",
+        "dataset_fingerprint": dataset.fingerprint,
+        "dataset": dataset.model_dump(),
+        "versions": versions("torch", "transformers", "tokenizers"),
+        "machine": machine(),
+    }
+
+
+def _begin_run(plan: TrainingPlan, facts: dict[str, Any], run: Path) -> None:
+    """Write a new run's files, the plan last: a plan that could not be built leaves none behind."""
+    if not (run / PLAN_FILE).is_file():
+        write_json(run / RUN_FILE, facts)
+        write_json(run / PLAN_FILE, plan.model_dump(mode="json"))
 
 
 def _finish_run(artifacts: TrainingArtifacts) -> None:
