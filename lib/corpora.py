@@ -60,7 +60,9 @@ def hub_dataset(name: str, config: str | None = None) -> Iterator[SourceFile]:
         root = snapshot_download(name, repo_type="dataset", allow_patterns=pattern)
     except Exception as error:  # the client raises its own, its transport's and the file system's
         raise ConnectionError(f"the hub gave no data set {name!r}: {type(error).__name__}") from error
-    yield from folder(Path(root), source=name.replace("/", "-"))
+    source = "--".join(["hub", *name.split("/"), *([config] if config else [])])
+    for file in sorted((Path(root) / (config or "")).glob("*.parquet")):
+        yield SourceFile(file, file.name, source)
 
 
 def folder(root: Path, source: str | None = None) -> Iterator[SourceFile]:

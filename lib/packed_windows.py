@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 from lib.token_shards import PackedTokens
 
 Sample = dict[str, torch.Tensor]
+BLOCK = 4096
+"""Windows in which the shares of the sources hold exactly, so that a place in a source follows from the index."""
 
 
 class PackedWindows(Dataset[Sample]):
@@ -34,24 +36,32 @@ class PackedWindows(Dataset[Sample]):
                 raise ValueError(
                     f"source {part.source!r} has {len(part.tokens)} tokens: too few for windows of {window}"
                 )
-        weights = np.array([share for _, share in self._parts])
-        draws = np.random.default_rng(seed).choice(len(self._parts), size=length, p=weights / weights.sum())
-        self._source_of = draws.astype(np.int8)
-        self._rank_of = np.zeros(length, dtype=np.int32)
-        for index in range(len(self._parts)):
-            drawn = self._source_of == index
-            self._rank_of[drawn] = np.arange(int(drawn.sum()), dtype=np.int32)
+        self._length = length
+        self._quotas = _quotas([share for _, share in self._parts])
+        self._block: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         self._order_cache: dict[int, tuple[int, int, npt.NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
-        return len(self._source_of)
+        return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        source, rank = int(self._source_of[index]), int(self._rank_of[index])
+        source, rank = self._draw(index)
         tokens = self._parts[source][0].tokens
         windows = (len(tokens) - 1) // self._window - 1
         offset, order = self._order(source, rank // windows, windows)
         return _sample(tokens, offset + int(order[rank % windows]) * self._window, self._window)
+
+    def _draw(self, index: int) -> tuple[int, int]:
+        """(source, how many windows of it came before): each block has every source's quota, shuffled."""
+        number, place = divmod(index, BLOCK)
+        if self._block is None or self._block[0] != number:
+            generator = np.random.default_rng([self._seed, number])
+            sources = generator.permutation(np.repeat(np.arange(len(self._quotas)), self._quotas))
+            ranks = np.empty(BLOCK, np.int64)
+            for source, quota in enumerate(self._quotas):
+                ranks[sources == source] = number * quota + np.arange(quota)
+            self._block = (number, sources, ranks)
+        return int(self._block[1][place]), int(self._block[2][place])
 
     def _order(self, source: int, epoch: int, windows: int) -> tuple[int, npt.NDArray[np.int64]]:
         cached = self._order_cache.get(source)
@@ -94,3 +104,12 @@ def _with_shares(parts: Sequence[PackedTokens], shares: Mapping[str, float] | No
     if not chosen:
         raise ValueError("every share is zero")
     return chosen
+
+
+def _quotas(shares: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Windows of a block for each source: the largest remainders make up the block."""
+    exact = np.asarray(shares) / sum(shares) * BLOCK
+    quotas = np.floor(exact).astype(np.int64)
+    for source in np.argsort(quotas - exact, kind="stable")[: BLOCK - int(quotas.sum())]:
+        quotas[source] += 1
+    return quotas

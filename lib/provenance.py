@@ -32,7 +32,8 @@ def current_commit(repository: Path) -> Commit:
     sha = _git(repository, "rev-parse", "HEAD")
     if not sha:
         return Commit(UNKNOWN_COMMIT, is_dirty=False)
-    return Commit(sha, is_dirty=bool(_git(repository, "status", "--porcelain")))
+    changes = _git(repository, "status", "--porcelain")
+    return Commit(sha, is_dirty=changes != "")  # what could not be asked may have changed
 
 
 def now_utc() -> str:
@@ -47,14 +48,19 @@ def versions(*packages: str) -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     """The processor and how many of its cores this process may use."""
-    return {"system": platform.system(), "machine": platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    return {"system": platform.system(), "machine": platform.machine(), "cores": usable_cores()}
 
 
-def _git(repository: Path, *arguments: str) -> str:
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _git(repository: Path, *arguments: str) -> str | None:
     try:
         answer = subprocess.run(
-            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
     return answer.stdout.strip()

@@ -61,14 +61,18 @@ def read_documents(
         try:
             if suffix in ROW_SUFFIXES:
                 for number, row in enumerate(_rows(file.path), start=1):
-                    yield _document_of(row, file.source, f"{file.name}:{number}", max_document_bytes)
+                    name = f"{file.name}:{number}"
+                    if isinstance(row, Exception):
+                        yield Rejected(file.source, name, f"malformed: {str(row)[:120]}")
+                    else:
+                        yield _document_of(row, file.source, name, max_document_bytes)
             elif file.path.stat().st_size > max_document_bytes:
                 yield Rejected(file.source, file.name, "over-long")
             else:
                 yield _document_of(file.path.read_bytes(), file.source, file.name, max_document_bytes)
         except OSError as error:
             yield Rejected(file.source, file.name, f"unreadable: {error.strerror or 'not a readable file'}")
-        except (ValueError, csv.Error) as error:
+        except (ValueError, RecursionError, csv.Error) as error:
             yield Rejected(file.source, file.name, f"malformed: {str(error)[:120]}")
 
 
@@ -106,7 +110,7 @@ def _document_of(raw: bytes | str | None, source: str, name: str, max_document_b
     return Document(source, name, text, content_hash(text))
 
 
-def _rows(path: Path) -> Iterator[str | None]:
+def _rows(path: Path) -> Iterator[str | Exception | None]:
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         yield from _jsonl_rows(path)
@@ -119,12 +123,17 @@ def _rows(path: Path) -> Iterator[str | None]:
         yield from _parquet_rows(path)
 
 
-def _jsonl_rows(path: Path) -> Iterator[str | None]:
-    with path.open(encoding="utf-8-sig") as lines:
+def _jsonl_rows(path: Path) -> Iterator[str | Exception | None]:
+    """Each row on its own: one that cannot be read is an exception, and the next ones go on."""
+    with path.open("rb") as lines:
         for line in lines:
             if not line.strip():
                 continue
-            row = json.loads(line)
+            try:
+                row = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                yield error
+                continue
             text = row.get(TEXT_COLUMN) if isinstance(row, dict) else row
             yield text if isinstance(text, str) else None
 
@@ -140,5 +149,5 @@ def _parquet_rows(path: Path) -> Iterator[str | None]:
         for batch in table.iter_batches(columns=[TEXT_COLUMN], batch_size=1024):
             for value in batch.column(0).to_pylist():
                 yield value if isinstance(value, str) else None
-    except pyarrow.ArrowInvalid as error:
+    except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error

@@ -110,7 +110,7 @@ def train(
     if mixture:
         given["mixture"] = {key: float(value) for key, value in map(_pair, mixture)}
     given |= {key: _value(text) for key, text in map(_pair, set_ or [])}
-    plan = TrainingPlan(experiment=experiment or run.name, preset=preset, **given)
+    plan = TrainingPlan(**({"experiment": experiment or run.name, "preset": preset} | given))
     typer.echo(f"trained: {train_model(plan, data, run)}")
 
 

@@ -57,11 +57,10 @@ def test_a_corpus_is_built_from_a_folder_and_shown(corpus: Path, tmp_path: Path)
 
 def test_errors_are_one_clear_line(tmp_path: Path, dataset: Path) -> None:
     assert "is no data set" in cli("corpus", "show", str(tmp_path), code=1)
-    assert "exactly one of seconds, tokens or steps" in cli(
-        "train", str(tmp_path / "r"), "--data", str(dataset), code=1
-    )
-    unknown = cli("train", str(tmp_path / "r"), "--data", str(dataset), "--steps", "1", "--set", "sped=1", code=1)
-    assert "sped" in unknown
+    train = ("train", str(tmp_path / "r"), "--data", str(dataset))
+    assert "exactly one of seconds, tokens or steps" in cli(*train, code=1)
+    assert "sped" in cli(*train, "--steps", "1", "--set", "sped=1", code=1)
+    assert "'nano', 'mini'" in cli(*train, "--steps", "1", "--set", "preset=huge", code=1)
     assert "is no run" in cli("export", str(tmp_path), str(tmp_path / "b"), code=1)
     assert "there is no bundle" in cli("generate", "x", "--bundle", str(tmp_path / "b"), code=1)
     assert "does not exist" in cli(

@@ -52,6 +52,10 @@ def test_a_changed_tree_is_recorded_as_such(tmp_path: Path) -> None:
     assert str(current_commit(tmp_path)) == sha
     (tmp_path / "b").write_text("2")
     assert str(current_commit(tmp_path)) == f"{sha}-dirty"
+    git("add", "b")
+    git("commit", "--quiet", "--message", "second")
+    (tmp_path / ".git" / "index").write_bytes(b"broken")  # what cannot be told is not called clean
+    assert str(current_commit(tmp_path)).endswith("-dirty")
 
 
 def test_the_allocator_is_asked_and_nothing_breaks() -> None:

@@ -85,6 +85,7 @@ def test_a_body_over_the_limit_is_413_declared_or_not(client: TestClient) -> Non
         assert answer.status_code == 413
         assert answer.headers["content-type"] == PROBLEM
         assert "larger" in answer.json()["detail"]
+    assert 'http_requests_total{handler="/forward",method="POST",status="413"} 2.0' in client.get("/metrics").text
 
 
 def test_unknown_routes_and_methods_are_problems(client: TestClient) -> None:

@@ -36,7 +36,11 @@ class Server:
             cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        self.until(lambda: self._is_ready(), "ready")
+        try:
+            self.until(self._is_ready, "ready")
+        except BaseException:
+            self.process.kill()
+            raise
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.process.stderr.read() if self.process.stderr else ""
@@ -122,6 +126,8 @@ def test_a_client_that_leaves_frees_its_place(server: Server) -> None:
         server.until(left, "aborted")  # a small model may be done before its client has left: try again
         server.until(lambda: server.metric("ml_service_num_requests_running") == 0, "free")
     assert server.client.post("/forward", json=LONG).status_code == 200
+    assert server.metric('http_requests_total{handler="/forward",method="POST",status="500"}') == 0
+    assert server.metric('http_requests_total{handler="/forward",method="POST",status="499"}') >= 1
 
 
 def test_overload_is_429_with_a_time_to_come_back_and_passes(server: Server) -> None:

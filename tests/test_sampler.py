@@ -87,6 +87,14 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say() -> None:
     np.testing.assert_allclose(counts, [0.5, 0.3, 0.15, 0.05], atol=0.015)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-10])
+def test_a_temperature_next_to_nothing_is_greedy(temperature: float) -> None:
+    for penalty in (0.01, 1.0, 10.0):
+        sampler = Sampler(GenerationParameters(temperature=temperature, repetition_penalty=penalty), 0)
+        logits = logits_of(1)
+        assert sampler.choose(logits, [1, 2]).token_id == penalise_repetition(logits, [1, 2], penalty).argmax()
+
+
 def test_greedy_takes_the_first_of_equal_tokens() -> None:
     assert Sampler(GenerationParameters(), 0).choose(np.array([1, 3, 3], np.float32), []).token_id == 1
 

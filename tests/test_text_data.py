@@ -34,7 +34,7 @@ def test_unusable_files_are_named_with_a_reason_and_never_raise(tmp_path: Path) 
         "binary.txt": "binary",
         "latin.txt": "undecodable as UTF-8",
         "long.txt": "over-long",
-        "broken.jsonl": "malformed",
+        "broken.jsonl:1": "malformed",
         "broken.parquet": "malformed",
     }
     assert isinstance(items["good.py"], Document)
@@ -56,6 +56,15 @@ def test_rows_become_documents_with_their_numbers(tmp_path: Path) -> None:
         "b.csv:2",
         "c.parquet:2",
     }
+
+
+def test_a_bad_row_costs_itself_alone(tmp_path: Path) -> None:
+    rows = [b'"one"', b'{"text": ', b'"\xff"', b"[" * 200_000, b'"two"']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(rows))
+    items = read(tmp_path)
+    assert {name for name, item in items.items() if isinstance(item, Document)} == {"a.jsonl:1", "a.jsonl:5"}
+    rejected = {name: item.reason.split(":")[0] for name, item in items.items() if isinstance(item, Rejected)}
+    assert rejected == {"a.jsonl:2": "malformed", "a.jsonl:3": "malformed", "a.jsonl:4": "malformed"}
 
 
 def test_line_ends_and_byte_order_marks_are_normalised(tmp_path: Path) -> None:
@@ -112,6 +121,7 @@ def test_pinned_packages_are_read_in_exactly_the_pinned_version(tmp_path: Path) 
 
 def test_a_data_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "20231101.ru").mkdir()
+    pq.write_table(pa.table({"text": ["of another configuration"]}), tmp_path / "other.parquet")
     pq.write_table(pa.table({"text": ["\u043e\u0434\u0438\u043d"]}), tmp_path / "20231101.ru" / "train-0.parquet")
     asked = []
 
@@ -122,7 +132,7 @@ def test_a_data_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path, mo
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     (document,) = read_documents(hub_dataset("wikimedia/wikipedia", "20231101.ru"))
     assert isinstance(document, Document)
-    assert (document.source, document.text) == ("wikimedia-wikipedia", "\u043e\u0434\u0438\u043d")
+    assert (document.source, document.text) == ("hub--wikimedia--wikipedia--20231101.ru", "\u043e\u0434\u0438\u043d")
     assert asked == [("wikimedia/wikipedia", "20231101.ru/*.parquet")]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.corpora import folder
-from lib.packed_windows import FixedWindows, PackedWindows
+from lib.packed_windows import BLOCK, FixedWindows, PackedWindows
 from lib.token_shards import (
     TOKENIZER_FILE,
     BuildOptions,
@@ -122,6 +122,16 @@ def test_sources_come_in_their_shares_and_unknown_ones_are_refused() -> None:
         PackedWindows(parts(a=600), {"c": 1.0}, 16, 10, seed=0)
     with pytest.raises(ValueError, match="too few"):
         PackedWindows(parts(a=20), None, 16, 10, seed=0)
+
+
+def test_every_block_has_the_shares_and_a_window_far_away_costs_nothing() -> None:
+    windows = PackedWindows(parts(a=60000, b=2000, c=9000), {"a": 0.7, "b": 0.1, "c": 0.2}, 16, 10**12, seed=0)
+    drawn = [windows._draw(index) for index in range(2 * BLOCK)]
+    for source, share in enumerate((0.7, 0.1, 0.2)):
+        ranks = [rank for chosen, rank in drawn if chosen == source]
+        assert sorted(ranks) == list(range(len(ranks)))
+        assert len(ranks) == pytest.approx(2 * BLOCK * share, abs=2)
+    assert len(windows[10**12 - 1]["input_ids"]) == 16
 
 
 def test_validation_windows_are_consecutive_and_bounded() -> None:

@@ -56,11 +56,11 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     app.include_router(health.router)
     for router in (forward.router, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
-    _measure(app, telemetry, Depends(require_key))
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    _measure(app, telemetry, Depends(require_key))  # outside of both, so that what they refuse or cut is counted
     app.add_middleware(AnswerBugs)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
     return app

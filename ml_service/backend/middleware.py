@@ -17,6 +17,7 @@ from ml_service.common.errors import TooLarge
 from ml_service.utils.logs import request_id
 
 HEADER = "X-Request-ID"
+CLIENT_LEFT = 499
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -114,7 +115,7 @@ class CancelOnDisconnect:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body_is_read, has_left = asyncio.Event(), asyncio.Event()
+        body_is_read, has_left, has_begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def receive_body() -> Message:
             if body_is_read.is_set():  # from here on the watcher owns `receive`
@@ -127,13 +128,17 @@ class CancelOnDisconnect:
                 body_is_read.set()
             return message
 
+        async def send_watched(message: Message) -> None:
+            has_begun.set()
+            await send(message)
+
         async def watch() -> None:
             await body_is_read.wait()
             while not has_left.is_set():
                 if (await receive())["type"] == "http.disconnect":
                     has_left.set()
 
-        handler = asyncio.ensure_future(self.app(scope, receive_body, send))
+        handler = asyncio.ensure_future(self.app(scope, receive_body, send_watched))
         watcher = asyncio.create_task(watch())
         try:
             await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +146,10 @@ class CancelOnDisconnect:
                 handler.cancel()
             with contextlib.suppress(asyncio.CancelledError) if has_left.is_set() else contextlib.nullcontext():
                 await handler
+            if has_left.is_set() and not has_begun.is_set():
+                # Nobody reads it; the metrics count it for what it was and not as an error of ours.
+                await send({"type": "http.response.start", "status": CLIENT_LEFT, "headers": []})
+                await send({"type": "http.response.body"})
         finally:
             handler.cancel()
             watcher.cancel()

@@ -9,13 +9,10 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lib.provenance import usable_cores
+
 PREFIX = "ML_SERVICE_"
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class Settings(BaseSettings):

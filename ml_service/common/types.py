@@ -28,7 +28,7 @@ class GenerationParameters(BaseModel):
         0.0, ge=0, le=1, allow_inf_nan=False, description="Leave out tokens below this share of the likeliest one's."
     )
     repetition_penalty: float = Field(
-        1.0, gt=0, le=10, allow_inf_nan=False, description="Above 1 makes seen tokens less likely."
+        1.0, ge=0.01, le=10, allow_inf_nan=False, description="Above 1 makes seen tokens less likely."
     )
     stop: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] = Field(
         default_factory=list, max_length=MAX_STOP_STRINGS, description="End before any of these strings."

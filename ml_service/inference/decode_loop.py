@@ -183,6 +183,7 @@ class DecodeLoop:
         self._scheduler.remove(sequence)
         with self._lock:
             self._admitted -= 1
+        self._show_load()  # before its client knows: who asks for the metrics then must not find it running
 
     def _publish(self, sequence: Sequence, event: Event) -> None:
         try:

@@ -85,8 +85,9 @@ def filtered_distribution(
     candidates = np.argpartition(logits_V, -kept)[-kept:] if kept < len(logits_V) else everything
     # Ties in order of ids, so that the same logits give the same order on every machine.
     ids = candidates[np.lexsort((candidates, -logits_V[candidates]))]
-    scaled = logits_V[ids].astype(np.float64) / temperature
-    probabilities = np.exp(scaled - scaled[0])
+    behind_best = logits_V[ids].astype(np.float64) - float(logits_V[ids[0]])
+    with np.errstate(over="ignore"):  # a temperature next to 0 makes all but the best infinitely unlikely
+        probabilities = np.exp(behind_best / temperature)
     probabilities /= probabilities.sum()
     if top_p < 1.0:
         mass_before = np.cumsum(probabilities) - probabilities

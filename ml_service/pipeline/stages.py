@@ -47,9 +47,10 @@ class Sources:
             yield from corpora.hub_dataset(name, config or None)
 
     def __post_init__(self) -> None:
-        names = Counter(["stdlib"] * self.stdlib + ["packages"] * self.packages + [path.stem for path in self.folders])
+        own = ["stdlib"] * self.stdlib + ["packages"] * self.packages
+        names = Counter([*own, *(path.stem for path in self.folders), *self.hub])
         if twice := [name for name, count in names.items() if count > 1]:
-            raise ValueError(f"two sources are called {twice[0]!r}: rename one of the folders")
+            raise ValueError(f"two sources are called {twice[0]!r}: leave one out, or rename its folder")
 
 
 def extract_data(

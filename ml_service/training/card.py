@@ -101,7 +101,8 @@ def _corpus_command(dataset: Mapping[str, Any]) -> str:
     words += [] if "stdlib" in sources else ["--no-stdlib"]
     words += ["--packages"] if "packages" in sources else []
     for source in sorted(sources - {"stdlib", "packages"}):
-        words += ["--folder", source]
+        first, *names = source.split("--")
+        words += ["--hub", ":".join(["/".join(names[:2]), *names[2:]])] if first == "hub" else ["--folder", source]
     words += ["--vocabulary-size", str(dataset["vocabulary_size"])]
     words += ["--validation-share", str(dataset["validation_share"])]
     return shlex.join(words)

@@ -39,7 +39,6 @@ RUN_FILE = "run.json"
 MODEL_DIRECTORY = "model"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 TENSORBOARD_DIRECTORY = "tensorboard"
-WINDOWS_WITHOUT_BOUND = 4_000_000
 LOG_EVERY_STEPS = 10
 BF16_MUST_GAIN = 1.2
 """How much faster a product must be in bf16; less than that is noise, and fp32 is exact."""
@@ -80,7 +79,7 @@ def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, reposito
     progress = ProgressLog(run / PROGRESS_FILE)
     resumed = progress.last() if is_finished(run) else progress.cut_after(_step_of(checkpoint))
     clock = TrainingClock(plan.budget, plan.tokens_per_step, resumed.seconds)
-    windows = min(clock.max_steps * plan.batch_size * plan.accumulation, WINDOWS_WITHOUT_BOUND)
+    windows = clock.max_steps * plan.batch_size * plan.accumulation
     train_windows = PackedWindows(load_tokens(data, "train"), plan.mixture, plan.window, windows, plan.seed)
     validation_windows = _validation_windows(data, plan)
     model = create_model(plan.preset, dataset.vocabulary_size, plan.window, end_of_text_id(tokenizer))
@@ -214,7 +213,7 @@ def _optimizer(plan: TrainingPlan, model: Qwen3ForCausalLM) -> torch.optim.Optim
 def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock, autocast: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(run / CHECKPOINTS_DIRECTORY),
-        max_steps=min(clock.max_steps, WINDOWS_WITHOUT_BOUND // (plan.batch_size * plan.accumulation)),
+        max_steps=clock.max_steps,
         per_device_train_batch_size=plan.batch_size,
         per_device_eval_batch_size=plan.batch_size,
         gradient_accumulation_steps=plan.accumulation,
