@@ -10,10 +10,12 @@ from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.pipeline.generate import write_continuation
 
+SAMPLED = {"temperature": 0.5, "top_p": 0.95, "repetition_penalty": 1.15}
 PROMPTS = (
-    ("def read_lines(path):", GenerationParameters(max_new_tokens=64)),
-    ("    def __init__(self, name, value=None):", GenerationParameters(max_new_tokens=64)),
-    ("import os\n", GenerationParameters(max_new_tokens=96, temperature=0.7, top_p=0.95, seed=7)),
+    ("def read_lines(path):", GenerationParameters(max_new_tokens=64, seed=2, **SAMPLED)),
+    ("    def __init__(self, name, value=None):", GenerationParameters(max_new_tokens=72, seed=3, **SAMPLED)),
+    ("import os\nimport sys\n", GenerationParameters(max_new_tokens=72, seed=1, **SAMPLED)),
+    ("def read_lines(path):", GenerationParameters(max_new_tokens=32)),
 )
 
 

@@ -23,7 +23,7 @@ def _glibc() -> ctypes.CDLL | None:
 def keep_freed_pages() -> bool:
     """Let the process reuse large blocks rather than map and zero them anew; False where there is no glibc.
 
-    A step of the `mini` preset took 2.1 s with this and 3.1 s without, most of the rest in page faults.
+    A step of the `mini` preset takes 0.7 of the time with this; the rest went into page faults (benchmarks/NOTES.md).
     """
     library = _glibc()
     if library is None:
