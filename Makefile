@@ -49,6 +49,7 @@ demo: $(STAMP) ## train nano on the spot, export, serve, complete: under five mi
 
 bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.bundle_quality $(BUNDLE)
+	$(BIN)/python -m benchmarks.equality $(BUNDLE)
 	$(BIN)/python -m benchmarks.first_answer $(BUNDLE)
 	$(BIN)/python -m benchmarks.completions $(BUNDLE)
 	$(BIN)/python -m benchmarks.training_step

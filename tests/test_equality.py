@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
+from benchmarks.equality import greedy
 from lib.token_shards import iterate_documents
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import TOKENIZER_FILE, load_architecture
@@ -58,26 +59,11 @@ def session(request: pytest.FixtureRequest, bundle_fp32: Path) -> Iterator[Sessi
     session.close()
 
 
-def greedy(session: Session, prompt: list[int], slot: int = 0, tokens: int = NEW_TOKENS) -> list[int]:
-    position, generated = 0, []
-    pending = prompt
-    while len(generated) < tokens:
-        piece = pending[: session.chunk]
-        logits_V = session.run([Row(slot, position, piece)])[0]
-        position, pending = position + len(piece), pending[len(piece) :]
-        if not pending:
-            generated.append(int(logits_V.argmax()))
-            if generated[-1] == session.architecture.end_of_text_id:
-                break
-            pending = generated[-1:]
-    return generated
-
-
 def test_greedy_tokens_are_those_of_transformers_generate(
     session: Session, reference: Qwen3ForCausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     for number, (prompt, answer) in enumerate(zip(prompts, expected, strict=True)):
-        ours = greedy(session, prompt, slot=number % session.slots)
+        ours = greedy(session, prompt, NEW_TOKENS, slot=number % session.slots)
         if ours != answer:
             same = next(i for i, (a, b) in enumerate(zip(ours, answer, strict=True)) if a != b)
             assert _margin(reference, prompt + answer[:same]) < NOISE, f"prompt {number}: {ours} is not {answer}"
@@ -106,9 +92,9 @@ def test_rows_do_not_depend_on_their_neighbours(bundle: Path, bundle_fp32: Path,
 
 def test_a_used_slot_answers_as_a_fresh_one(session: Session, prompts: list[list[int]]) -> None:
     longest = max(prompts, key=len)
-    fresh = greedy(session, prompts[0], slot=3)
-    greedy(session, longest, slot=3)
-    assert greedy(session, prompts[0], slot=3) == fresh
+    fresh = greedy(session, prompts[0], NEW_TOKENS, slot=3)
+    greedy(session, longest, NEW_TOKENS, slot=3)
+    assert greedy(session, prompts[0], NEW_TOKENS, slot=3) == fresh
 
 
 def test_logits_of_all_tokens_are_those_of_each_prefix(session: Session, prompts: list[list[int]]) -> None:
