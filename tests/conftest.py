@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from fastapi.testclient import TestClient
 
@@ -19,6 +20,10 @@ from lib.corpora import folder  # noqa: E402
 from lib.token_shards import BuildOptions, DatasetManifest, build_dataset  # noqa: E402
 from ml_service.backend.app import create_app  # noqa: E402
 from ml_service.common.settings import PROJECT, Settings  # noqa: E402
+
+# Machines are noisy: how long an example takes says nothing.
+hypothesis.settings.register_profile("noisy", deadline=None)
+hypothesis.settings.load_profile("noisy")
 
 VOCABULARY = 512
 WINDOW = 64

@@ -56,7 +56,7 @@ JSON_VALUES = st.recursive(
 FIELDS = sorted(ForwardRequest.model_fields)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*FIELDS, "else"]), JSON_VALUES, max_size=5), st.text(max_size=8))
 def test_no_json_is_ever_an_error_of_the_service(client: TestClient, fields: dict[str, object], text: str) -> None:
     body = json.dumps({"text": text, "max_new_tokens": 2} | fields)

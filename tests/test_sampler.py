@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
@@ -27,7 +27,6 @@ def logits_of(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     temperature=st.floats(0.1, 5),
