@@ -15,7 +15,7 @@ from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import GRAPH_FILE, TOKENIZER_FILE, load_architecture, verify_files
 from ml_service.common.settings import Settings
 from ml_service.inference.live import open_session
-from ml_service.inference.session import Row, Session
+from ml_service.inference.session import Row, Session, prefill
 from ml_service.inference.torch_session import load_model
 
 
@@ -54,16 +54,12 @@ def main() -> None:
 
 def greedy(session: Session, prompt: list[int], tokens: int, slot: int = 0) -> list[int]:
     """The likeliest token again and again, the prompt read in chunks."""
-    position, pending, generated = 0, prompt, list[int]()
-    while len(generated) < tokens:
-        piece = pending[: session.chunk]
-        logits_V = session.run([Row(slot, position, piece)])[0]
-        position, pending = position + len(piece), pending[len(piece) :]
-        if not pending:
-            generated.append(int(logits_V.argmax()))
-            if generated[-1] == session.architecture.end_of_text_id:
-                break
-            pending = generated[-1:]
+    logits_V = prefill(session, slot, prompt)
+    generated = [int(logits_V.argmax())]
+    while len(generated) < tokens and generated[-1] != session.architecture.end_of_text_id:
+        position = len(prompt) + len(generated) - 1
+        logits_V = session.run([Row(slot, position, generated[-1:])])[0]
+        generated.append(int(logits_V.argmax()))
     return generated
 
 

@@ -24,7 +24,7 @@ from ml_service.common.bundle import (
 from ml_service.common.errors import BundleRefused, ModelFailure, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.inference.engine import Engine
-from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session
+from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session, prefill
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
@@ -128,24 +128,21 @@ def prove(session: Session, golden: Golden) -> None:
     The first logits must agree within the sample's tolerance, and each greedy token must be the same wherever
     PyTorch's own choice was not closer than twice that. Raises BundleRefused where they do not.
     """
-    position = 0
-    logits_V = np.empty(0, np.float32)
+    if not golden.prompt_ids:
+        raise BundleRefused("the golden sample has no prompt")
     try:
-        while position < len(golden.prompt_ids):
-            piece = golden.prompt_ids[position : position + session.chunk]
-            logits_V = session.run([Row(0, position, piece)])[0]
-            position += len(piece)
+        logits_V = prefill(session, 0, golden.prompt_ids)
         difference = _largest_difference(logits_V, golden.first_logits)
         if not difference <= golden.tolerance:
             raise BundleRefused(
                 f"the model does not prove itself: its first logits differ from PyTorch's by {difference:.3g}, "
                 f"more than {golden.tolerance:.3g}"
             )
+        position = len(golden.prompt_ids)
         for index, (token_id, margin) in enumerate(zip(golden.greedy_ids, golden.margins, strict=True)):
             if int(logits_V.argmax()) != token_id and margin > 2 * golden.tolerance:
                 raise BundleRefused(f"the model does not prove itself: greedy token {index} is not PyTorch's")
-            logits_V = session.run([Row(0, position, [token_id])])[0]
-            position += 1
+            logits_V = session.run([Row(0, position + index, [token_id])])[0]
     except ModelFailure as error:
         raise BundleRefused("the model does not prove itself: the runtime refused the golden prompt") from error
 

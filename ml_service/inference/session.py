@@ -79,6 +79,14 @@ class Session(Protocol):
         """Give the memory back; the session is of no use after that."""
 
 
+def prefill(session: Session, slot: int, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Read a prompt into an empty slot, chunk by chunk; the logits after its last token, shape (vocabulary,)."""
+    assert token_ids, "there is nothing to read: this is a bug"
+    for position in range(0, len(token_ids), session.chunk):
+        logits = session.run([Row(slot, position, token_ids[position : position + session.chunk])])
+    return np.asarray(logits[0])
+
+
 class OnnxSession:
     """The graph of a bundle, its cache bound once and written in place.
 

@@ -41,17 +41,6 @@ def draw_curve(points: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def model_card(plan: TrainingPlan, facts: Mapping[str, Any], manifest: Manifest, architecture: Architecture) -> str:
     """Markdown: what the model is, how it was made, on what data, how good it is, and what it is not for."""
-    rows = [
-        ("model", f"Qwen3, preset `{plan.preset}`: {manifest.parameters:,} parameters, {architecture.layers} layers"),
-        ("context", f"{architecture.context_length} tokens, vocabulary {architecture.vocabulary_size:,}"),
-        ("stored as", manifest.precision),
-        ("trained", f"{facts['tokens']:,} tokens in {facts['seconds']:,.0f} s, {facts['steps']:,} updates"),
-        ("finished", f"{facts['finished']} on {facts['machine']['cores']} cores ({facts['machine']['machine']})"),
-        ("code", f"commit `{manifest.training_commit}` (export: `{manifest.commit}`)"),
-        ("data", f"fingerprint `{manifest.dataset_fingerprint}`"),
-        ("licence", manifest.licence),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     data = "\n".join(
         f"| {split} | {source} | {part['documents']:,} | {part['bytes']:,} | {part['tokens']:,} |"
         for split, sources in facts["dataset"]["parts"].items()
@@ -64,7 +53,7 @@ A language model trained from scratch by `ml_service`.
 
 | | |
 |---|---|
-{table}
+{_facts_table(plan, facts, manifest, architecture)}
 
 ## How it was made
 
@@ -93,6 +82,20 @@ At the end of training, in fp32, over the first {plan.validation_tokens:,} token
 A small model completes text in the manner of its corpus. It knows no facts, follows no instructions, and its
 output must not be run or published unread.
 """
+
+
+def _facts_table(plan: TrainingPlan, facts: Mapping[str, Any], manifest: Manifest, architecture: Architecture) -> str:
+    rows = [
+        ("model", f"Qwen3, preset `{plan.preset}`: {manifest.parameters:,} parameters, {architecture.layers} layers"),
+        ("context", f"{architecture.context_length} tokens, vocabulary {architecture.vocabulary_size:,}"),
+        ("stored as", manifest.precision),
+        ("trained", f"{facts['tokens']:,} tokens in {facts['seconds']:,.0f} s, {facts['steps']:,} updates"),
+        ("finished", f"{facts['finished']} on {facts['machine']['cores']} cores ({facts['machine']['machine']})"),
+        ("code", f"commit `{manifest.training_commit}` (export: `{manifest.commit}`)"),
+        ("data", f"fingerprint `{manifest.dataset_fingerprint}`"),
+        ("licence", manifest.licence),
+    ]
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
 def _corpus_command(dataset: Mapping[str, Any]) -> str:
