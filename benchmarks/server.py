@@ -26,6 +26,12 @@ class RunningServer:
         """Memory that the process holds now."""
         return float(self.process.memory_info().rss / 2**20)
 
+    def metrics(self) -> dict[str, float]:
+        """What `/metrics` says, by name and labels."""
+        lines = self.client.get("/metrics").text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
     def post_first(self, body: dict[str, object]) -> httpx.Response:
         """Ask as soon as the server listens. Raises SystemExit where it ended instead."""
         while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:

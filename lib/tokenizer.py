@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,3 +68,26 @@ def bytes_of_tokens(tokenizer: Tokenizer) -> list[int]:
     for token, token_id in tokenizer.get_vocab().items():
         lengths[token_id] = 0 if token_id in special else len(token)  # one printable character stands for each byte
     return lengths
+
+
+def bytes_of_token(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """The bytes of text that a token stands for, half characters too; a special token stands for its own name."""
+    text: str = tokenizer.decode([token_id], skip_special_tokens=False)
+    token = tokenizer.id_to_token(token_id) or ""
+    if REPLACEMENT in text and (byte := re.fullmatch(r"<0x([0-9A-F]{2})>", token)):
+        return bytes.fromhex(byte[1])  # the byte fallback of SentencePiece
+    if REPLACEMENT in text and all(character in _BYTE_OF_CHARACTER for character in token):
+        return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+    return text.encode()
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The printable character that byte-level BPE writes for each byte (Radford et al. 2019, GPT-2), turned round."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+REPLACEMENT = "\ufffd"
+"""What a decoder writes for bytes that are no character; an open character at the end shows as exactly one."""
+_BYTE_OF_CHARACTER = _byte_level_alphabet()

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from ml_service.cli_bench import bench
+from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
 
@@ -24,7 +26,9 @@ corpus_app = typer.Typer(help="Turn text into a data set of token shards.", no_a
 bundle_app = typer.Typer(help="Look into a bundle, or let it prove itself.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(bundle_app, name="bundle")
+app.command()(bench)
 
+Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]
 Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
 
 
@@ -118,7 +122,7 @@ def train(
 def export(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
     output: Annotated[Path, typer.Argument(help="Directory of the bundle; it appears proved or not at all.")],
-    precision: Annotated[Literal["fp32", "int8"], typer.Option(help="How the weights are stored.")] = "int8",
+    precision: Stored = "int8",
     licence: Annotated[str, typer.Option(help="The licence that the bundle names.")] = "MIT",
 ) -> None:
     """Export a trained model to an ONNX bundle that carries its provenance and proves itself.
@@ -127,9 +131,23 @@ def export(
     """
     from ml_service.pipeline.stages import export_model
 
-    manifest = export_model(run, output, precision, licence)
-    size_bytes = sum(file.stat().st_size for file in output.iterdir())
-    typer.echo(f"exported and proved: {output} ({manifest.precision}, {size_bytes:,} bytes, commit {manifest.commit})")
+    _tell_of(export_model(run, output, precision, licence), output)
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory with config.json, safetensors and tokenizer.json.")],
+    output: Annotated[Path, typer.Argument(help="Directory of the bundle; it appears proved or not at all.")],
+    precision: Stored = "int8",
+    licence: Annotated[str, typer.Option(help="The licence that the bundle names.")] = "unknown",
+) -> None:
+    """Make a bundle of a checkpoint that transformers saved: Llama, Mistral, Qwen, Phi-3, Gemma and their like.
+
+    Example: ml-service import ~/SmolLM2-135M data/store/bundles/smollm2
+    """
+    from ml_service.pipeline.stages import import_checkpoint
+
+    _tell_of(import_checkpoint(checkpoint, output, precision, licence), output)
 
 
 @bundle_app.command("verify")
@@ -203,6 +221,11 @@ def serve(
     live, telemetry = Live(), Telemetry()
     live.hold(open_live_model(settings.bundle_directory, settings, telemetry))
     run_server(create_app(settings, live, telemetry), settings, live)
+
+
+def _tell_of(manifest: Manifest, bundle: Path) -> None:
+    size_bytes = sum(file.stat().st_size for file in bundle.iterdir())
+    typer.echo(f"exported and proved: {bundle} ({manifest.precision}, {size_bytes:,} bytes, commit {manifest.commit})")
 
 
 def _settings(**given: Any) -> Settings:

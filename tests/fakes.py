@@ -8,16 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from ml_service.common.bundle import Architecture
-from ml_service.inference.session import GraphInfo, Logits, Row
+from ml_service.inference.session import CacheBlock, GraphInfo, Logits, Row
 
 SMALL = Architecture(
-    model_type="qwen3", vocabulary_size=300, context_length=64, hidden_size=64, layers=1, heads=1, key_value_heads=1,
-    head_size=64, intermediate_size=64, rms_norm_epsilon=1e-6, rope_theta=1e4, tied_embeddings=True, end_of_text_id=0,
+    model_type="qwen3", vocabulary_size=300, context_length=64, layers=1, heads=1, key_value_heads=1,
+    head_size=64, tied_embeddings=True, end_of_text_id=0, transformers={},
 )  # fmt: skip
 
 
 class CountingSession:
     """Answers each token with the next id, from the row's own tokens alone; checks that the cache would be right."""
+
+    cache_bytes_per_token = 8
 
     def __init__(self, slots: int = 2, chunk: int = 8) -> None:
         self.slots, self.chunk, self.architecture = slots, chunk, SMALL
@@ -27,6 +29,7 @@ class CountingSession:
         self.gate = threading.Event()
         self.gate.set()
         self.fail_next: Exception | None = None
+        self.caches = [np.zeros(SMALL.context_length + chunk, np.int64) for _ in range(slots)]
         self._cached = [0] * slots
 
     def run(self, rows: Sequence[Row]) -> Logits:
@@ -35,13 +38,45 @@ class CountingSession:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
-        logits = np.zeros((len(rows), SMALL.vocabulary_size), np.float32)
-        for index, row in enumerate(rows):
-            assert len(row.token_ids) <= self.chunk
-            assert row.position in (0, self._cached[row.slot]), "a row goes on where its cache does not end"
-            self._cached[row.slot] = row.position + len(row.token_ids)
-            logits[index, row.token_ids[-1] % (SMALL.vocabulary_size - 1) + 1] = 1.0
-        return logits
+        assert len({row.slot for row in rows}) == len(rows), "two rows share a slot"
+        return np.concatenate([self._row(row) for row in rows])
+
+    def _row(self, row: Row) -> Logits:
+        assert 1 <= len(row.token_ids) <= self.chunk
+        assert row.position <= self._cached[row.slot], "a row goes on behind the end of its cache"
+        self._cached[row.slot] = stop = row.position + len(row.token_ids)
+        self.caches[row.slot][row.position : stop] = row.token_ids
+        ends = range(row.position + 1, stop + 1) if row.wants_all else [stop]
+        return np.stack([self.logits_after(self.caches[row.slot][:end].tolist()) for end in ends])
+
+    def logits_after(self, ids: list[int]) -> Logits:
+        """What the network says after these tokens."""
+        return one_hot(ids[-1] % (SMALL.vocabulary_size - 1) + 1)
+
+    def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
+        return [self.caches[slot][start:stop].copy()]
+
+    def copy_in(self, slot: int, start: int, block: CacheBlock) -> None:
+        self.caches[slot][start : start + len(block[0])] = block[0]
+        self._cached[slot] = start + len(block[0])
 
     def close(self) -> None:
         self.is_closed = True
+
+
+class ContextSession(CountingSession):
+    """Says mostly what it said before, so that guesses come true, and looks at the whole context now and then."""
+
+    def logits_after(self, ids: list[int]) -> Logits:
+        if sum(position * token for position, token in enumerate(ids, 1)) % 5 == 0:
+            return one_hot(sum(ids) % 40 + 1, second=sum(ids) % 7 + 1)
+        return one_hot((3 * ids[-1] + ids[max(len(ids) - 2, 0)]) % 9 + 1, second=ids[-1] % 13 + 1)
+
+
+def one_hot(token_id: int, second: int | None = None) -> Logits:
+    """Logits that want this token, and a second one nearly as much."""
+    logits = np.zeros(SMALL.vocabulary_size, np.float32)
+    if second is not None:
+        logits[second] = 3.5
+    logits[token_id] = 4.0
+    return logits

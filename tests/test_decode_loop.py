@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lib.detokenizer import Detokenizer
 from lib.tokenizer import train_byte_level_bpe
 from ml_service.common.errors import ModelFailure, Overloaded, Unavailable
 from ml_service.common.types import GenerationParameters
@@ -17,7 +18,7 @@ from ml_service.inference.text_stream import TextStream
 from ml_service.utils.telemetry import Telemetry
 from tests.fakes import SMALL, CountingSession
 
-TOKENIZER = train_byte_level_bpe(["a b c"], 300)
+PIECES = Detokenizer(train_byte_level_bpe(["a b c"], 300))
 
 
 class Request:
@@ -26,9 +27,8 @@ class Request:
     def __init__(self, prompt: list[int], **parameters: int) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         chosen = GenerationParameters(**({"max_new_tokens": 5} | parameters))  # type: ignore[arg-type]
-        self.sequence = Sequence(
-            "x", prompt, chosen, Sampler(chosen, 0), TextStream(TOKENIZER), self.events.put, 0, SMALL.context_length
-        )
+        text, context = TextStream(PIECES.pieces()), SMALL.context_length
+        self.sequence = Sequence("x", prompt, chosen, Sampler(chosen, 0), text, self.events.put, (0,), context)
 
     def end(self) -> Finished | Failed:
         while isinstance(event := self.events.get(timeout=10), Delta):

@@ -13,7 +13,6 @@ from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.engine import Engine
 from ml_service.inference.live import open_live_model
-from ml_service.inference.sequence import Finished
 from ml_service.utils.telemetry import Telemetry
 
 REQUESTS = 24
@@ -26,50 +25,58 @@ def engine_of(bundle: Path, runtime: str = "onnx", **changes: int) -> Engine:
 
 
 def requests(seed: int) -> list[tuple[str, GenerationParameters]]:
+    """Prompts that begin alike or not, short and long, repetitive or not, with all kinds of parameters."""
     source = random.Random(seed)
     made = []
     for _ in range(REQUESTS):
-        prompt = " ".join(
-            source.choices(["def", "value", "total(", "for", "in", "日本", "return"], k=source.randint(0, 20))
-        )
-        temperature = source.choice([0.0, 0.0, 0.7, 1.5])
+        beginning = source.choice(["", "def value_total(count, name):\n    return ", "for for for for for for "])
+        words = source.choices(["def", "value", "total(", "for", "in", "日本", "return"], k=source.randint(0, 14))
         parameters = GenerationParameters(
-            max_new_tokens=source.randint(1, 20),
-            temperature=temperature,
+            max_new_tokens=source.randint(0, 30),
+            temperature=source.choice([0.0, 0.0, 0.0, 0.7, 1.5]),
             top_k=source.choice([0, 20]),
-            repetition_penalty=source.choice([1.0, 1.2]),
+            top_p=source.choice([1.0, 0.9]),
+            repetition_penalty=source.choice([1.0, 1.0, 1.2]),
+            logit_bias=source.choice([{}, {}, {40: 2.0, 41: -100.0}]),
+            stop=source.choice([[], ["e"]]),
+            ignore_eos=source.choice([True, False]),
             seed=source.randint(0, 1000),
+            regex=source.choice([None, None, None, "[a-z ]{3,12}"]),
         )
-        made.append((prompt, parameters))
+        made.append((beginning + " ".join(words), parameters))
     return made
 
 
 async def answer(engine: Engine, prompt: str, parameters: GenerationParameters) -> tuple[list[int], str]:
-    deltas, finished = await engine.complete(await engine.encode(prompt), parameters, "x")
-    return [delta.choice.token_id for delta in deltas], "".join(d.text for d in deltas) + finished.text
+    completion = await engine.complete(await engine.encode(prompt), parameters, "x")
+    return [choice.token_id for choice in completion.choices], completion.text
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
 def test_any_mix_gives_each_request_what_it_gets_alone(
     bundle: Path, bundle_fp32: Path, precision: str, seed: int
 ) -> None:
-    engine = engine_of(bundle if precision == "int8" else bundle_fp32)
+    directory = bundle if precision == "int8" else bundle_fp32
+    plain = engine_of(directory, slots=1, prefix_cache_mib=0, lookup_rows=0, prefill_chunk=64)
+    clever = engine_of(directory, slots=6, prefix_cache_mib=8, lookup_rows=16, prefill_chunk=16)
 
     async def all_of_them() -> None:
         wanted = requests(seed)
-        alone = [await answer(engine, *request) for request in wanted]
-        left = [asyncio.create_task(answer(engine, *request)) for request in wanted[:3]]
-        together = [asyncio.create_task(answer(engine, *request)) for request in wanted]
+        alone = [await answer(plain, *request) for request in wanted]
+        left = [asyncio.create_task(answer(clever, *request)) for request in wanted[:3]]
+        together = [asyncio.create_task(answer(clever, *request)) for request in wanted]
         await asyncio.sleep(0)
         for task in left:
             task.cancel()
         assert [await task for task in together] == alone
-        while engine.busy:  # those who left are noticed within a step
+        assert [await answer(clever, *request) for request in wanted] == alone, "with all beginnings known"
+        while clever.busy:  # those who left are noticed within a step
             await asyncio.sleep(0.001)
 
     asyncio.run(all_of_them())
-    engine.stop()
+    plain.stop()
+    clever.stop()
 
 
 def test_one_who_closes_the_stream_frees_the_place(bundle: Path) -> None:
@@ -114,10 +121,9 @@ def test_prompts_are_measured_before_they_cost_anything(bundle: Path) -> None:
             with pytest.raises(BadRequest, match="the model's context is 64"):
                 await engine.encode(text)
         longest = await engine.encode("a" * 9)
-        deltas, finished = await engine.complete((longest * 64)[:63], GenerationParameters(), "x")
-        assert isinstance(finished, Finished)
-        assert finished.usage.completion_tokens == 1
-        assert len(deltas) <= 1
+        completion = await engine.complete((longest * 64)[:63], GenerationParameters(), "x")
+        assert completion.end.usage.completion_tokens == 1
+        assert len(completion.choices) <= 1
 
     asyncio.run(check())
     engine.stop()

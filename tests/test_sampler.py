@@ -18,13 +18,18 @@ from transformers import (
 
 from ml_service.common.errors import ModelFailure
 from ml_service.common.types import GenerationParameters
-from ml_service.inference.sampler import Sampler, filtered_distribution, penalise_repetition
+from ml_service.inference.sampler import Sampler, filtered_distribution, penalise_seen
 
 VOCABULARY = 50
 
 
 def logits_of(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
+
+
+def penalised(logits: np.ndarray, history: list[int], penalty: float) -> np.ndarray:
+    seen = np.isin(np.arange(VOCABULARY), history)
+    return penalise_seen(logits, seen, GenerationParameters(repetition_penalty=penalty))
 
 
 @given(
@@ -64,7 +69,7 @@ def _distance_to_border(logits: np.ndarray, temperature: float, top_p: float, mi
 @given(seed=st.integers(0, 1000), penalty=st.floats(0.5, 3), history=st.lists(st.integers(0, VOCABULARY - 1)))
 def test_the_repetition_penalty_is_that_of_transformers(seed: int, penalty: float, history: list[int]) -> None:
     logits = logits_of(seed)
-    ours = penalise_repetition(logits, history, penalty)
+    ours = penalised(logits, history, penalty)
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     theirs = processor(torch.tensor([history], dtype=torch.long), torch.from_numpy(logits.copy())[None])[0].numpy()
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
@@ -91,7 +96,7 @@ def test_a_temperature_next_to_nothing_is_greedy(temperature: float) -> None:
     for penalty in (0.01, 1.0, 10.0):
         sampler = Sampler(GenerationParameters(temperature=temperature, repetition_penalty=penalty), 0)
         logits = logits_of(1)
-        assert sampler.choose(logits, [1, 2]).token_id == penalise_repetition(logits, [1, 2], penalty).argmax()
+        assert sampler.choose(logits, [1, 2]).token_id == penalised(logits, [1, 2], penalty).argmax()
 
 
 def test_greedy_takes_the_first_of_equal_tokens() -> None:
@@ -110,3 +115,37 @@ def test_log_probabilities_are_those_of_the_model_before_any_parameter() -> None
 def test_logits_that_are_not_finite_are_a_failure_of_the_model() -> None:
     with pytest.raises(ModelFailure, match="not finite"):
         Sampler(GenerationParameters(), 0).choose(np.array([0, np.nan], np.float32), [])
+
+
+def test_each_answer_of_a_request_has_random_numbers_of_its_own_and_the_first_those_of_a_single_one() -> None:
+    def tokens(**stream: int) -> list[int]:
+        sampler = Sampler(GenerationParameters(temperature=1.0), 5, **stream)
+        return [sampler.choose(logits_of(step), []).token_id for step in range(50)]
+
+    assert tokens(stream=0) == tokens()
+    assert len({tuple(tokens(stream=stream)) for stream in range(4)}) == 4
+
+
+def test_a_bias_forbids_and_forces_tokens() -> None:
+    logits = logits_of(1)
+    best = int(logits.argmax())
+    assert Sampler(GenerationParameters(logit_bias={best: -100}), 0).choose(logits, []).token_id != best
+    assert Sampler(GenerationParameters(logit_bias={7: 100}), 0).choose(logits, []).token_id == 7
+
+
+@given(seed=st.integers(0, 1000), allowed=st.lists(st.booleans(), min_size=VOCABULARY, max_size=VOCABULARY).filter(any))
+def test_only_what_is_allowed_is_chosen(seed: int, allowed: list[bool]) -> None:
+    mask = np.array(allowed)
+    for temperature in (0.0, 1.0, 10.0):
+        sampler = Sampler(GenerationParameters(temperature=temperature, top_p=0.9, repetition_penalty=2.0), seed)
+        assert mask[sampler.choose(logits_of(seed), [1, 2, 3], mask).token_id]
+
+
+@given(st.lists(st.lists(st.integers(0, VOCABULARY - 1), max_size=5), max_size=6))
+def test_a_history_that_grows_is_penalised_as_one_that_comes_at_once(pieces: list[list[int]]) -> None:
+    parameters = GenerationParameters(repetition_penalty=1.7)
+    growing, history = Sampler(parameters, 0), []
+    for step, piece in enumerate(pieces):
+        history += piece
+        at_once = Sampler(parameters, 0).choose(logits_of(step), history)
+        assert growing.choose(logits_of(step), history) == at_once

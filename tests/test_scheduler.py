@@ -26,7 +26,7 @@ class NoText:
 def sequence(name: str, prompt: int = 4) -> Sequence:
     parameters = GenerationParameters()
     return Sequence(
-        name, list(range(1, prompt + 1)), parameters, Sampler(parameters, 0), NoText(), lambda event: None, 0, 64
+        name, list(range(1, prompt + 1)), parameters, Sampler(parameters, 0), NoText(), lambda event: None, (0,), 64
     )  # type: ignore[arg-type]
 
 
@@ -71,10 +71,10 @@ def test_a_long_prompt_and_the_running_ones_take_turns() -> None:
     scheduler.admit()
     turns = []
     for _ in range(6):
-        batch = scheduler.schedule()
-        turns.append("+".join(each.id for each in batch))
-        if batch == [long]:
+        step = scheduler.schedule()
+        if step is long:
             long.cached += 4
+        turns.append("long" if step is long else "+".join(each.id for each in step))
     assert turns == ["long", "running", "long", "running", "long", "running+long"]
 
 
@@ -85,7 +85,7 @@ def test_one_who_left_is_found_among_waiting_and_running() -> None:
     scheduler.add(second)
     scheduler.admit()
     first.is_cancelled = second.is_cancelled = True
-    assert scheduler.cancelled() == [second, first]
+    assert scheduler.those(lambda each: each.is_cancelled) == [second, first]
     for each in (first, second):
         scheduler.remove(each)
     assert not scheduler.has_work

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from lib.detokenizer import Detokenizer
 from lib.tokenizer import train_byte_level_bpe
 from ml_service.inference.text_stream import TextStream
 
@@ -17,7 +18,7 @@ def tokenizer() -> Tokenizer:
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], stop: list[str] | None = None) -> list[str]:
-    text = TextStream(tokenizer, stop or [])
+    text = TextStream(Detokenizer(tokenizer).pieces(), stop or [])
     pieces = []
     for token_id in ids:
         pieces.append(text.push(token_id))

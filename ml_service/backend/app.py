@@ -16,7 +16,7 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from ml_service.backend.dependencies import require_key
 from ml_service.backend.errors import add_error_handlers
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, RequestId
-from ml_service.backend.routes import forward, health, metadata
+from ml_service.backend.routes import forward, forward_batch, health, metadata, openai
 from ml_service.common.settings import Settings
 from ml_service.inference.live import Live, open_live_model
 from ml_service.utils.telemetry import Telemetry
@@ -47,14 +47,14 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         description=DESCRIPTION,
         version=version("ml-service"),
         lifespan=lifespan,
-        openapi_tags=[{"name": "inference"}, {"name": "operations"}],
+        openapi_tags=[{"name": "inference"}, {"name": "openai"}, {"name": "operations"}],
         redoc_url=None,
         static_url="/docs/static",
     )
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
     add_error_handlers(app)
     app.include_router(health.router)
-    for router in (forward.router, metadata.router):
+    for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -50,6 +50,21 @@ async def require_key(
         raise Unauthenticated("the key is not known")
 
 
+async def timeout_of(
+    seconds: Annotated[
+        float | None,
+        Header(
+            alias="X-Request-Timeout",
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds after which the answer ends with what it has by then (`finish_reason` timeout).",
+        ),
+    ] = None,
+) -> float | None:
+    """How long the client wants to wait; None for as long as the service allows."""
+    return seconds
+
+
 class JsonRoute(APIRoute):
     """A route that takes JSON only and says so before it reads anything else."""
 
@@ -71,3 +86,4 @@ class JsonRoute(APIRoute):
 CurrentModel = Annotated[LiveModel, Depends(model_of)]
 CurrentLive = Annotated[Live, Depends(live_of)]
 CurrentSettings = Annotated[Settings, Depends(settings_of)]
+Timeout = Annotated[float | None, Depends(timeout_of)]

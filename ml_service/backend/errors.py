@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from ml_service.common import errors
@@ -31,6 +32,7 @@ STATUS_OF: Mapping[type[errors.ServiceError], tuple[int, str]] = {
     errors.InsufficientStorage: (507, "insufficient storage"),
     errors.BundleRefused: (409, "bundle refused"),
 }
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _TITLES = {400: "bad request", 404: "not found", 405: "method not allowed", 413: "too large"}
 _DETAILS = {
     404: "there is no such route; /docs lists them",
@@ -70,24 +72,47 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
 
 
-async def _answer(_: Request, error: Exception) -> JSONResponse:
-    status, body, headers = problem_of(error)
-    return JSONResponse(body, status, headers, PROBLEM)
+def error_response(path: str, status: int, body: dict[str, Any], headers: Mapping[str, str]) -> JSONResponse:
+    """A problem, in OpenAI's shape under `/v1`."""
+    if path.startswith("/v1/"):
+        return JSONResponse(openai_error(status, body), status, dict(headers))
+    return JSONResponse(body, status, dict(headers), PROBLEM)
 
 
-async def _answer_validation(_: Request, error: Exception) -> JSONResponse:
+def openai_error(status: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem as OpenAI's clients know it."""
+    fields = body.get("errors") or [{"loc": None}]
+    kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    code = body["title"].replace(" ", "_")
+    return {"error": {"message": body["detail"], "type": kind, "param": fields[0]["loc"], "code": code}}
+
+
+def bad_request_of(error: ValidationError) -> errors.BadRequest:
+    """What pydantic found, as an error of ours."""
+    fields = [(_where(("body", *item["loc"])), _what(item)) for item in error.errors()]
+    return errors.BadRequest(_sentence(fields), fields)
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    return error_response(request.url.path, *problem_of(error))
+
+
+async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = [(_where(item["loc"]), _what(item)) for item in error.errors()]
-    detail = "; ".join(f"{where}: {what}" for where, what in fields[:5])
-    return JSONResponse(problem(400, "bad request", detail, fields), 400, media_type=PROBLEM)
+    return error_response(request.url.path, 400, problem(400, "bad request", _sentence(fields), fields), {})
 
 
-async def _answer_http(_: Request, error: Exception) -> JSONResponse:
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = error.status_code
     title = _TITLES.get(status, HTTPStatus(status).phrase.lower())
     body = problem(status, title, _DETAILS.get(status, str(error.detail)))
-    return JSONResponse(body, status, dict(error.headers or {}), PROBLEM)
+    return error_response(request.url.path, status, body, error.headers or {})
+
+
+def _sentence(fields: list[tuple[str, str]]) -> str:
+    return "; ".join(f"{where}: {what}" for where, what in fields[:5])
 
 
 def _headers_of(error: errors.ServiceError) -> dict[str, str]:

@@ -7,12 +7,11 @@ import contextlib
 import re
 import uuid
 
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ml_service.backend.errors import PROBLEM, problem_of
+from ml_service.backend.errors import error_response, problem_of
 from ml_service.common.errors import TooLarge
 from ml_service.utils.logs import request_id
 
@@ -156,5 +155,4 @@ class CancelOnDisconnect:
 
 
 async def _send_problem(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    status, body, headers = problem_of(error)
-    await JSONResponse(body, status, headers, PROBLEM)(scope, receive, send)
+    await error_response(scope["path"], *problem_of(error))(scope, receive, send)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from ml_service.common.types import FinishReason, GenerationParameters
+
+MAX_ANSWERS = 32
 
 
 class ForwardRequest(GenerationParameters):
@@ -19,12 +21,57 @@ class ForwardRequest(GenerationParameters):
             "examples": [
                 {"text": "def read_lines(path):", "max_new_tokens": 48},
                 {"text": "import os\n", "max_new_tokens": 48, "temperature": 0.7, "top_p": 0.95, "seed": 7},
+                {"text": "PORT = ", "regex": "[0-9]{2,5}", "n": 3, "temperature": 1, "seed": 1},
             ]
         },
     )
 
     text: str = Field(description="The prompt; the answer is what comes after it.")
+    n: int = Field(1, ge=1, le=MAX_ANSWERS, description="So many answers, each with random numbers of its own.")
     stream: bool = Field(False, description="Answer as server-sent events while the text is made.")
+
+
+class BatchRow(GenerationParameters):
+    """A prompt of a batch; parameters of its own go before the shared ones."""
+
+    text: str = Field(description="The prompt.")
+    id: str | None = Field(None, max_length=256, description="Comes back with the answer; the row's number by default.")
+
+
+class ForwardBatchRequest(GenerationParameters):
+    """Prompts, and how to continue all of them."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "texts": ["import ", {"text": "def main(", "id": "main", "max_new_tokens": 8}],
+                    "max_new_tokens": 24,
+                }
+            ]
+        },
+    )
+
+    texts: list[SkipValidation[str | BatchRow]] = Field(
+        min_length=1, description="Prompts, or rows with parameters of their own."
+    )
+
+
+class BatchAnswer(BaseModel):
+    """What became of a row: an answer or an error."""
+
+    id: str
+    prediction: str | None = None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+class ForwardBatchResponse(BaseModel):
+    """The answers, in the order of the rows."""
+
+    predictions: list[BatchAnswer]
 
 
 class AnsweringModel(BaseModel):
@@ -68,22 +115,29 @@ class TimingsOut(BaseModel):
     tokens_per_second: float
 
 
-class ForwardResponse(BaseModel):
+class AnswerOut(BaseModel):
+    """One of several answers."""
+
+    prediction: str
+    finish_reason: FinishReason
+    logprobs: list[TokenScores] | None
+
+
+class ForwardResponse(AnswerOut):
     """The continuation, and how it came about."""
 
     id: str
     model: AnsweringModel
-    prediction: str
-    finish_reason: FinishReason
-    logprobs: list[TokenScores] | None
+    answers: list[AnswerOut] | None = Field(None, description="All of them where `n` is more than 1, the first too.")
     usage: UsageOut
-    timings: TimingsOut
+    timings: TimingsOut = Field(description="Of the answer that took longest.")
 
 
 class ForwardDelta(BaseModel):
     """An event of the stream: text that is sure by now. The last event is `done` and carries the whole answer."""
 
     id: str
+    index: int = Field(0, description="Which answer, where `n` is more than 1.")
     delta: str
     logprobs: list[TokenScores] | None = None
 

@@ -11,15 +11,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lib.files import sha256_of_file
 from ml_service.common.errors import BundleRefused
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GRAPH_FILE = "model.onnx"
+CHECKPOINT_FILE = "model.safetensors"
+"""In place of the graph where the graph cannot express the network: the torch runtime alone serves it."""
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "config.json"
 GOLDEN_FILE = "golden.json"
 CARD_FILE = "README.md"
 MANIFEST_FILE = "manifest.json"
-PROVEN_FILES = (GRAPH_FILE, TOKENIZER_FILE, CONFIG_FILE, GOLDEN_FILE)
-"""Without these a bundle cannot answer."""
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""Optional: how the model wants to be told of messages."""
+PROVEN_FILES = (TOKENIZER_FILE, CONFIG_FILE, GOLDEN_FILE)
+"""Without these, and a graph or a checkpoint, a bundle cannot answer."""
 
 INPUT_IDS = "input_ids"
 """int64 (batch, length): right-padded tokens."""
@@ -35,10 +39,7 @@ LOGITS = "logits"
 """float32 (rows, vocabulary)."""
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
-Precision = Literal["fp32", "int8"]
-BLOCK_SIZE = 64
-"""Weights that share a scale in the 8-bit format."""
-
+Precision = Literal["fp32", "int8", "int4"]
 
 CacheKind = Literal["key", "value"]
 CACHE_KINDS: tuple[CacheKind, ...] = ("key", "value")
@@ -61,19 +62,22 @@ class _Frozen(BaseModel):
 class Architecture(_Frozen):
     """What the runtimes must know of the network; `config.json`."""
 
-    model_type: Literal["qwen3"]
+    model_type: str
     vocabulary_size: int
     context_length: int
-    hidden_size: int
     layers: int
     heads: int
     key_value_heads: int
     head_size: int
-    intermediate_size: int
-    rms_norm_epsilon: float
-    rope_theta: float
     tied_embeddings: bool
     end_of_text_id: int
+    """Ends an answer, and stands before the first token where a text is scored."""
+    further_end_ids: tuple[int, ...] = ()
+    """What else ends an answer, where a checkpoint names several."""
+    without_graph: str = ""
+    """Why the bundle holds a checkpoint and no graph, in words; empty where it holds one."""
+    transformers: dict[str, Any]
+    """The network's configuration in transformers' own words: what the torch runtime builds it from."""
 
 
 class Golden(_Frozen):
@@ -106,6 +110,7 @@ class Manifest(_Frozen):
     dataset_fingerprint: str
     tokenizer_sha256: str
     opset: int
+    """0 where there is no graph."""
     versions: dict[str, str]
     metrics: dict[str, float]
     licence: str
@@ -137,7 +142,8 @@ def load_golden(bundle: Path) -> Golden:
 def verify_files(bundle: Path) -> Manifest:
     """Every file that the manifest names is there and unchanged. Raises BundleRefused naming the first that is not."""
     manifest = load_manifest(bundle)
-    if missing := sorted(set(PROVEN_FILES) - set(manifest.files)):
+    weights_file = CHECKPOINT_FILE if CHECKPOINT_FILE in manifest.files else GRAPH_FILE
+    if missing := sorted({*PROVEN_FILES, weights_file} - set(manifest.files)):
         raise BundleRefused(f"the manifest does not name {missing[0]}")
     for name, expected in sorted(manifest.files.items()):
         path = bundle / name

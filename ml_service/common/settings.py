@@ -32,12 +32,20 @@ class Settings(BaseSettings):
     """ONNX Runtime, or PyTorch: slower, and the reference."""
     threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads of a step; the cores at hand where not given."""
-    slots: int = Field(8, ge=1, le=256)
-    """Requests that are answered at the same time."""
-    max_waiting: int = Field(64, ge=0, le=100_000)
-    """Requests that may wait for a slot; the next one is refused with 429."""
+    slots: int | None = Field(None, ge=1, le=256)
+    """Requests answered at the same time: 16 a core, at most 64, in a quarter of the free memory where not given."""
+    context: int | None = Field(None, ge=16)
+    """Tokens of prompt and answer together; the model's own context where not given. Less of it saves memory."""
+    max_waiting: int | None = Field(None, ge=0, le=100_000)
+    """Requests that may wait for a slot, the next one is refused with 429; four a slot where not given."""
     prefill_chunk: int = Field(256, ge=16, le=1024)
-    """Tokens of a prompt that are read between two decode steps."""
+    """The most tokens of a prompt that are read in one step; fewer while others wait for their next token."""
+    prefix_cache_mib: int | None = Field(None, ge=0)
+    """Memory for beginnings that prompts share, 0 for none; a thirty-second of the free, at most 256, where not given."""
+    lookup_rows: int = Field(16, ge=0, le=256)
+    """Guess ahead (prompt look-up) where a step then has at most so many tokens; 0 turns it off."""
+    request_timeout_s: float = Field(600.0, gt=0)
+    """The longest that a request may take; `X-Request-Timeout` can only shorten it."""
     max_body_bytes: int = Field(1_000_000, ge=1024)
     """The largest request body."""
     drain_timeout_s: float = Field(30.0, ge=0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 256
+MAX_BIASED_TOKENS = 1024
+MAX_REGEX_CHARACTERS = 10_000
 
 
 class GenerationParameters(BaseModel):
@@ -16,7 +19,9 @@ class GenerationParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: int = Field(128, ge=1, le=100_000, description="The most tokens to generate.")
+    max_new_tokens: int = Field(
+        128, ge=0, le=100_000, description="The most tokens to generate; 0 only reads the prompt."
+    )
     temperature: float = Field(
         0.0, ge=0, le=10, allow_inf_nan=False, description="0 is greedy; higher is more surprising."
     )
@@ -30,8 +35,26 @@ class GenerationParameters(BaseModel):
     repetition_penalty: float = Field(
         1.0, ge=0.01, le=10, allow_inf_nan=False, description="Above 1 makes seen tokens less likely."
     )
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        max_length=MAX_BIASED_TOKENS,
+        description="Token id → what is added to its logit; -100 never, 100 only.",
+    )
     stop: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] = Field(
         default_factory=list, max_length=MAX_STOP_STRINGS, description="End before any of these strings."
+    )
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list, max_length=MAX_STOP_TOKENS, description="End at any of these tokens, which are not shown."
+    )
+    ignore_eos: bool = Field(False, description="Go on after the end of the text; for benchmarks.")
+    json_schema: dict[str, Any] | None = Field(
+        None, description="Answer with a JSON value of this schema and nothing else; {} is any JSON value."
+    )
+    regex: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_REGEX_CHARACTERS,
+        description="Answer with a text that matches this regular expression as a whole.",
     )
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="The same seed gives the same text; drawn anew where not given."
@@ -39,3 +62,9 @@ class GenerationParameters(BaseModel):
     logprobs: int | None = Field(
         None, ge=0, le=20, description="Log-probabilities of the tokens, with so many alternatives each."
     )
+
+    @model_validator(mode="after")
+    def _has_one_constraint(self) -> Self:
+        if self.json_schema is not None and self.regex is not None:
+            raise ValueError("give json_schema or regex, not both")
+        return self

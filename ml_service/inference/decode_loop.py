@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
 from typing import Literal
 
-from ml_service.common.errors import Overloaded, ServiceError, Unavailable
+from ml_service.common.errors import Overloaded, ServiceError
 from ml_service.common.types import FinishReason
-from ml_service.inference.sampler import Vector
+from ml_service.inference.admission import Admission
+from ml_service.inference.pace import Pace
+from ml_service.inference.prefix_cache import PrefixCache
+from ml_service.inference.sampler import likeliest_of_rows
 from ml_service.inference.scheduler import Scheduler
 from ml_service.inference.sequence import Event, Failed, Sequence
-from ml_service.inference.session import Row, Session
+from ml_service.inference.session import CacheBlock, Logits, Row, Session
+from ml_service.inference.shared_prefixes import SharedPrefixes
 from ml_service.inference.slots import Slots
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("decode_loop")
-_SMOOTHING = 0.1
+_ECHO_LOGITS = 2**21
+"""Logits of one piece of a prompt whose tokens are all scored: more would hold up the others."""
+_LOAD_EVERY = 16
+"""Steps between two looks at how full the cache is."""
 Message = tuple[Literal["submit", "cancel", "stop"], Sequence | None]
 
 
 class DecodeLoop:
     """Others send messages: `submit`, `cancel`, `stop`. Whatever happens to a step, the thread goes on."""
 
-    def __init__(self, session: Session, max_waiting: int, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        session: Session,
+        max_waiting: int,
+        telemetry: Telemetry,
+        prefixes: PrefixCache[CacheBlock] | None = None,
+        lookup_rows: int = 0,
+    ) -> None:
+        """`lookup_rows` are the most tokens that a decode step may have with its guesses; 0 guesses nothing."""
         self._session, self._telemetry = session, telemetry
         self._slots = Slots(session.slots)
         self._scheduler = Scheduler(self._slots)
+        self._prefixes = SharedPrefixes(session, PrefixCache(1, 0) if prefixes is None else prefixes, telemetry)
+        self._lookup_rows = lookup_rows
+        self._pace = Pace()
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._places = session.slots + max_waiting
-        self._max_waiting = max_waiting
-        self._lock = threading.Lock()
-        self._admitted = 0
-        self._is_closed = False
-        self._seconds_per_request = 0.1
+        self._admission = Admission(session.slots, max_waiting, telemetry)
         self._moved_at = time.monotonic()
+        self._steps = 0
+        self._has_leavers = False
+        self._earliest_deadline = math.inf
+        self._gaps_s: list[float] = []
+        """Between the tokens of this step and those before; told to the telemetry once a step."""
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
         self._thread.start()
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; its events come through its own `publish`.
+    def submit(self, *sequences: Sequence) -> None:
+        """Queue sequences, all or none; their events come through their own `publish`.
 
-        Raises Overloaded where all slots and waiting places are taken, Unavailable where the loop is stopping.
+        Raises Overloaded where slots and waiting places are taken, Unavailable where the loop is stopping.
         """
-        with self._lock:
-            if self._is_closed:
-                raise Unavailable("the model is being taken out of service")
-            if self._admitted >= self._places:
-                self._telemetry.rejections.labels("queue_full").inc()
-                self._telemetry.finished.labels("rejected").inc()
-                raise Overloaded(
-                    f"all {self._slots.count} slots and {self._max_waiting} waiting places are taken",
-                    self._seconds_per_request * self._places / self._slots.count,
-                )
-            if self._admitted == 0:
-                self._moved_at = time.monotonic()  # the time without work is no standstill
-            self._admitted += 1
-            self._telemetry.waiting.inc()
+        if self._admission.take(len(sequences)):
+            self._moved_at = time.monotonic()  # the time without work is no standstill
+        for sequence in sequences:
             self._inbox.put(("submit", sequence))
 
     def cancel(self, sequence: Sequence) -> None:
@@ -67,33 +75,37 @@ class DecodeLoop:
 
     def stop(self) -> None:
         """Take no more, end what runs as cancelled, close the session."""
-        with self._lock:
-            self._is_closed = True
+        self._admission.close()
         self._inbox.put(("stop", None))
         self._thread.join()
 
     @property
     def busy(self) -> int:
         """Sequences that are not finished."""
-        return self._admitted
+        return self._admission.taken
 
     def last_step_age_s(self) -> float:
         """How long the loop has not moved although it has work; 0 where it is idle."""
-        return time.monotonic() - self._moved_at if self._admitted else 0.0
+        return time.monotonic() - self._moved_at if self.busy else 0.0
 
     def _run(self) -> None:
         is_stopping = False
         while not is_stopping:
             is_stopping = self._receive()
-            for sequence in self._scheduler.cancelled():
-                self._end(sequence, "cancelled")
+            self._end_those_who_are_done_waiting()
             self._admit()
-            if batch := self._scheduler.schedule():
-                self._step(batch)
-            self._show_load()
+            match self._scheduler.schedule():
+                case Sequence() as sequence:
+                    self._read_on(sequence)
+                case batch if batch:
+                    self._decode(batch)
+            self._steps += 1
+            if self._steps % _LOAD_EVERY == 0:
+                self._show_load()
             self._moved_at = time.monotonic()
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
+        self._prefixes.clear()
         self._session.close()
 
     def _receive(self) -> bool:
@@ -110,80 +122,166 @@ class DecodeLoop:
             assert sequence is not None, "only `stop` comes without a sequence"
             if kind == "submit":
                 self._scheduler.add(sequence)
+                self._earliest_deadline = min(self._earliest_deadline, sequence.deadline)
             else:
-                sequence.is_cancelled = True
+                sequence.is_cancelled = self._has_leavers = True
+
+    def _end_those_who_are_done_waiting(self) -> None:
+        if self._has_leavers:
+            self._has_leavers = False
+            for sequence in self._scheduler.those(lambda each: each.is_cancelled):
+                self._end(sequence, "cancelled")
+        if self._earliest_deadline <= (now := time.perf_counter()):
+            for sequence in self._scheduler.those(lambda each: each.deadline <= now):
+                if sequence.slot is None:
+                    self._fail(sequence, Overloaded("the time was up before a slot was free"), "timeout")
+                else:
+                    self._end(sequence, "timeout")
+            self._earliest_deadline = min((each.deadline for each in self._scheduler.everyone()), default=math.inf)
 
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.admitted_at = time.perf_counter()
+            self._show_load()
+
+    def _read_on(self, sequence: Sequence) -> None:
+        """Read the next piece of a prompt; behind its last one the first token is chosen."""
+        if not sequence.cached and not sequence.echoes:  # a prompt whose every token is scored must be read
+            self._prefixes.reuse(sequence)
+        piece = sequence.prompt_piece(self._longest_piece(sequence))
+        started = time.perf_counter()
+        logits_TV = self._step([(sequence, piece)], wants_all=sequence.echoes)
+        if logits_TV is None:
+            return
+        self._pace.read(len(piece), time.perf_counter() - started)
+        sequence.cached += len(piece)
+        self._prefixes.remember(sequence)
+        if sequence.echoes:
+            sequence.echo(logits_TV)
+        if sequence.needs_prefill:
+            return
+        if sequence.room <= 0:
+            self._end(sequence, "length")
+        else:
+            self._advance(sequence, logits_TV[-1:], [None], [], time.perf_counter())
+
+    def _longest_piece(self, sequence: Sequence) -> int:
+        longest = self._session.chunk
+        if sequence.echoes:
+            longest = max(min(longest, _ECHO_LOGITS // self._session.architecture.vocabulary_size), 1)
+        return self._pace.fair_chunk(longest) if self._scheduler.decoding else longest
+
+    def _decode(self, batch: list[Sequence]) -> None:
+        """One step for everybody who is past the prompt, with guesses where there is room for them."""
+        guesses = self._guesses(batch)
+        started = time.perf_counter()
+        fed = [(sequence, [sequence.ids[-1], *guess]) for sequence, guess in zip(batch, guesses, strict=True)]
+        logits_TV = self._step(fed, wants_all=True)
+        if logits_TV is None:
+            return
+        now = time.perf_counter()
+        bests = likeliest_of_rows(logits_TV)
+        start = 0
+        for sequence, guess in zip(batch, guesses, strict=True):
+            sequence.cached += 1
+            stop = start + 1 + len(guess)
+            self._advance(sequence, logits_TV[start:stop], bests[start:stop], guess, now)
+            start = stop
+        if start == len(batch):
+            self._pace.decoded(now - started)
+        self._tell_tokens()
+
+    def _guesses(self, batch: list[Sequence]) -> list[list[int]]:
+        most = self._lookup_rows // len(batch) - 1
+        if most <= 0:
+            return [[]] * len(batch)
+        return [sequence.lookup.propose(sequence.ids, min(most, sequence.room - 1)) for sequence in batch]
+
+    def _step(self, fed: list[tuple[Sequence, list[int]]], wants_all: bool) -> Logits | None:
+        rows = []
+        for sequence, ids in fed:
+            assert sequence.slot is not None, "a sequence without a slot was scheduled: this is a bug"
+            rows.append(Row(sequence.slot, sequence.cached, ids, wants_all))
+        try:
+            logits = self._session.run(rows)
+        except Exception as error:  # the loop must outlive any step: the requests of this one fail, the next go on
+            if not isinstance(error, ServiceError):
+                log.exception("step.failed", sequences=len(fed))
+            for sequence, _ in fed:
+                self._fail(sequence, error)
+            return None
+        self._telemetry.iteration_tokens.observe(sum(len(ids) for _, ids in fed))
+        return logits
+
+    def _advance(
+        self, sequence: Sequence, logits_TV: Logits, bests: list[int | None], guess: list[int], now: float
+    ) -> None:
+        """Choose token after token, as far as the guessed ones are those that were chosen."""
+        accepted = 0
+        for index, best in enumerate(bests):
+            before = sequence.last_token_at
+            try:
+                reason = sequence.accept(sequence.choose(logits_TV[index], best), now)
+            except Exception as error:  # one bad row never fails the others
+                if not isinstance(error, ServiceError):
+                    log.exception("sequence.failed", sequence=sequence.id)
+                self._fail(sequence, error)
+                return
+            if before:
+                self._gaps_s.append(now - before)
+            else:
+                self._telemetry.generation_tokens.inc()
+                self._telemetry.time_to_first_token.observe(now - sequence.submitted_at)
+            if reason is not None:
+                self._end(sequence, reason)
+                break
+            if index == len(guess) or sequence.ids[-1] != guess[index]:
+                break
+            sequence.cached += 1
+            accepted += 1
+        if guess:
+            sequence.lookup.learn(len(guess), accepted, len(sequence.ids))
+            self._telemetry.draft_tokens.inc(len(guess))
+            self._telemetry.accepted_tokens.inc(accepted)
+
+    def _tell_tokens(self) -> None:
+        if self._gaps_s:
+            self._telemetry.generation_tokens.inc(len(self._gaps_s))
+            self._telemetry.inter_token.observe_many(self._gaps_s)
+            self._gaps_s.clear()
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        finished = sequence.finish(reason)
+        self._prefixes.remember(sequence)
+        self._tell_tokens()
+        self._forget(sequence)
+        timings = finished.timings
+        self._telemetry.request_finished(
+            "abort" if reason == "cancelled" else reason,
+            prompt_tokens=min(sequence.cached, len(sequence.prompt_ids)),
+            queue_s=timings.queue_ms / 1e3,
+            prefill_s=timings.prefill_ms / 1e3,
+            decode_s=timings.decode_ms / 1e3,
+            total_s=time.perf_counter() - sequence.submitted_at,
+        )
+        self._admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
+        self._publish(sequence, finished)
+
+    def _fail(self, sequence: Sequence, error: Exception, reason: str = "error") -> None:
+        self._forget(sequence)
+        self._telemetry.finished.labels(reason).inc()
+        self._publish(sequence, Failed(error))
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._admission.give_back()
+        self._show_load()  # before its client knows: who asks for the metrics then must not find it running
 
     def _show_load(self) -> None:
         self._telemetry.running.set(self._scheduler.running)
         self._telemetry.waiting.set(self._scheduler.waiting)
         used = sum(sequence.cached for sequence in self._scheduler.everyone())
         self._telemetry.cache_usage.set(used / (self._slots.count * self._session.architecture.context_length))
-
-    def _step(self, batch: list[Sequence]) -> None:
-        rows = []
-        for sequence in batch:
-            assert sequence.slot is not None, "a sequence without a slot was scheduled: this is a bug"
-            rows.append(Row(sequence.slot, sequence.cached, sequence.next_ids(self._session.chunk)))
-        try:
-            logits_BV = self._session.run(rows)
-        except Exception as error:  # the loop must outlive any step: the requests of this one fail, the next go on
-            if not isinstance(error, ServiceError):
-                log.exception("step.failed", sequences=len(batch))
-            for sequence in batch:
-                self._fail(sequence, error)
-            return
-        self._telemetry.iteration_tokens.observe(sum(len(row.token_ids) for row in rows))
-        for sequence, row, logits_V in zip(batch, rows, logits_BV, strict=True):
-            sequence.cached += len(row.token_ids)
-            if not sequence.needs_prefill:
-                self._advance(sequence, logits_V)
-
-    def _advance(self, sequence: Sequence, logits_V: Vector) -> None:
-        before = sequence.last_token_at
-        try:
-            reason = sequence.accept(sequence.choose(logits_V))
-        except Exception as error:  # one bad row never fails the others
-            if not isinstance(error, ServiceError):
-                log.exception("sequence.failed", sequence=sequence.id)
-            self._fail(sequence, error)
-            return
-        self._telemetry.generation_tokens.inc()
-        if before:
-            self._telemetry.inter_token.observe(sequence.last_token_at - before)
-        else:
-            self._telemetry.time_to_first_token.observe(sequence.first_token_at - sequence.submitted_at)
-        if reason is not None:
-            self._end(sequence, reason)
-
-    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
-        finished = sequence.finish(reason)
-        self._forget(sequence)
-        telemetry, timings = self._telemetry, finished.timings
-        telemetry.finished.labels("abort" if reason == "cancelled" else reason).inc()
-        telemetry.prompt_tokens.inc(min(sequence.cached, len(sequence.prompt_ids)))
-        telemetry.queue_time.observe(timings.queue_ms / 1e3)
-        telemetry.prefill_time.observe(timings.prefill_ms / 1e3)
-        telemetry.decode_time.observe(timings.decode_ms / 1e3)
-        seconds = time.perf_counter() - sequence.submitted_at
-        telemetry.e2e.observe(seconds)
-        in_slot_s = (timings.prefill_ms + timings.decode_ms) / 1e3
-        self._seconds_per_request += _SMOOTHING * (in_slot_s - self._seconds_per_request)
-        self._publish(sequence, finished)
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self._forget(sequence)
-        self._telemetry.finished.labels("error").inc()
-        self._publish(sequence, Failed(error))
-
-    def _forget(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
-        with self._lock:
-            self._admitted -= 1
-        self._show_load()  # before its client knows: who asks for the metrics then must not find it running
 
     def _publish(self, sequence: Sequence, event: Event) -> None:
         try:

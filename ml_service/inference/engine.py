@@ -4,33 +4,101 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Many
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from tokenizers import Tokenizer
 
-from lib.tokenizer import bytes_of_tokens
+from lib.detokenizer import Detokenizer, Pieces
+from lib.tokenizer import bytes_of_token, bytes_of_tokens
 from ml_service.common.errors import BadRequest
 from ml_service.common.types import GenerationParameters
+from ml_service.inference.constraint import Constraint, Grammars
 from ml_service.inference.decode_loop import DecodeLoop
-from ml_service.inference.sampler import Sampler
-from ml_service.inference.sequence import Delta, Event, Failed, Finished, Sequence
-from ml_service.inference.session import Session
+from ml_service.inference.mailbox import Mailbox, publisher
+from ml_service.inference.prefix_cache import PrefixCache
+from ml_service.inference.sampler import Choice, Sampler
+from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
+from ml_service.inference.session import CacheBlock, Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.utils.telemetry import Telemetry
 
 _TOKENISE_IN_PLACE_CHARACTERS = 8_192
 """Longer prompts are tokenised in a thread: they would hold up the event loop by more than a millisecond."""
+PREFIX_BLOCK_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine may use."""
+
+    max_waiting: int = 64
+    prefix_cache_bytes: int = 0
+    lookup_rows: int = 0
+    timeout_s: float = 600.0
+    """The longest that a request may take; its own time-out can only be shorter."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked for: each prompt continued `n` times with the same parameters."""
+
+    prompts: Many[list[int]]
+    parameters: GenerationParameters
+    request_id: str
+    n: int = 1
+    timeout_s: float | None = None
+    """Shorter than what the engine allows anyway."""
+    echoes: bool = False
+    """Also the log-probabilities of the prompts' own tokens."""
+
+
+@dataclass
+class Completion:
+    """A whole answer."""
+
+    text: str = ""
+    choices: list[Choice] = field(default_factory=list)
+    """Of the tokens of the text, where log-probabilities were asked for."""
+    echo: tuple[Choice, ...] = ()
+    finished: Finished | None = None
+
+    @property
+    def end(self) -> Finished:
+        """Why and how it ended."""
+        assert self.finished is not None, "a stream ended without its end: this is a bug"
+        return self.finished
+
+    def add(self, event: Echo | Delta | Finished) -> None:
+        """Take the next event."""
+        if isinstance(event, Echo):
+            self.echo = event.choices
+            return
+        self.text += event.text
+        if isinstance(event, Finished):
+            self.finished = event
+        else:
+            self.choices.append(event.choice)
 
 
 class Engine:
     """Answers prompts with one model; safe to call from one event loop."""
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, max_waiting: int, telemetry: Telemetry) -> None:
+    def __init__(self, session: Session, tokenizer: Tokenizer, options: EngineOptions, telemetry: Telemetry) -> None:
         self.architecture = session.architecture
-        self._tokenizer = tokenizer
+        self.slots = session.slots
+        self._tokenizer, self._timeout_s = tokenizer, options.timeout_s
+        self._detokenizer = Detokenizer(tokenizer)
         self._longest_token_bytes = max(bytes_of_tokens(tokenizer))
-        self._loop = DecodeLoop(session, max_waiting, telemetry)
+        self._grammars = Grammars(tokenizer, self.architecture.vocabulary_size, self.architecture.end_of_text_id)
+        block_bytes = session.cache_bytes_per_token * PREFIX_BLOCK_TOKENS
+        blocks = options.prefix_cache_bytes // block_bytes if block_bytes else 0
+        prefixes: PrefixCache[CacheBlock] = PrefixCache(PREFIX_BLOCK_TOKENS, blocks)
+        self._loop = DecodeLoop(session, options.max_waiting, telemetry, prefixes, options.lookup_rows)
 
     @property
     def busy(self) -> int:
@@ -44,96 +112,152 @@ class Engine:
     def stop(self) -> None:
         """End everything; blocks until the thread is gone."""
         self._loop.stop()
+        self._grammars.close()
 
-    async def encode(self, text: str) -> list[int]:
+    async def encode(self, text: str, *, knows_special: bool = False) -> list[int]:
         """The prompt's tokens; an empty prompt becomes the token that stands before every document.
 
+        With `knows_special` the names of special tokens in the text are those tokens, as chat templates want it.
         Raises BadRequest where the text is no Unicode or leaves no room for an answer in the model's context.
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise BadRequest("the prompt has half a surrogate pair", [("text", "not Unicode")]) from None
-        context = self.architecture.context_length
         # A text that cannot fit however well it is tokenised is refused before any work is spent on it.
         least_tokens = len(text) // self._longest_token_bytes
-        if least_tokens < context:
-            if len(text) > _TOKENISE_IN_PLACE_CHARACTERS:
-                ids = await asyncio.to_thread(self._encode, text)
-            else:
-                ids = self._encode(text)
-            if len(ids) < context:
-                return ids
-            least_tokens = len(ids)
-        message = f"the prompt has {least_tokens:,} tokens or more, the model's context is {context:,}"
-        raise BadRequest(message, [("text", "longer than the model's context")])
+        if least_tokens >= self.architecture.context_length:
+            raise self._too_long(least_tokens)
+        if len(text) > _TOKENISE_IN_PLACE_CHARACTERS:
+            return self.check(await asyncio.to_thread(self._encode, text, knows_special))
+        return self.check(self._encode(text, knows_special))
 
-    async def stream(
-        self, prompt_ids: list[int], parameters: GenerationParameters, request_id: str
-    ) -> AsyncGenerator[Delta | Finished, None]:
-        """Generate: deltas, then one `Finished`. Closing the iterator stops the work within one step.
-
-        Raises Overloaded at once where there is no place, and what the model raised where it failed.
-        """
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        sequence = self._sequence(prompt_ids, parameters, request_id, _into(events))
-        self._loop.submit(sequence)
-        is_done = False
-        try:
-            while not is_done:
-                event = await events.get()
-                is_done = not isinstance(event, Delta)
-                if isinstance(event, Failed):
-                    raise event.error
-                yield event
-        finally:
-            if not is_done:
-                self._loop.cancel(sequence)
-
-    async def complete(
-        self, prompt_ids: list[int], parameters: GenerationParameters, request_id: str
-    ) -> tuple[list[Delta], Finished]:
-        """Generate to the end; cancelling the call stops the work."""
-        deltas: list[Delta] = []
-        async with aclosing(self.stream(prompt_ids, parameters, request_id)) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    return deltas, event
-                deltas.append(event)
-        raise AssertionError("a stream ended without its end: this is a bug")
+    def check(self, token_ids: list[int]) -> list[int]:
+        """A prompt given as tokens. Raises BadRequest where it has unknown ones, none, or too many."""
+        if len(token_ids) >= self.architecture.context_length:
+            raise self._too_long(len(token_ids))
+        self._check_ids("prompt", token_ids)
+        return token_ids or [self.architecture.end_of_text_id]
 
     def token_text(self, token_id: int) -> str:
         """A token as text; half a character shows as the replacement character."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) or [self.architecture.end_of_text_id]
+    def token_bytes(self, token_id: int) -> bytes:
+        """A token as bytes, half characters too."""
+        return bytes_of_token(self._tokenizer, token_id)
 
-    def _sequence(
+    def pieces(self) -> Pieces:
+        """Text from tokens as they come."""
+        return self._detokenizer.pieces()
+
+    def decode(self, token_ids: Many[int]) -> str:
+        """Tokens as text, special ones left out."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    async def stream(
+        self, prompt_ids: list[int], parameters: GenerationParameters, request_id: str
+    ) -> AsyncGenerator[Delta | Finished, None]:
+        """Continue one prompt once, as `stream_all` does."""
+        async with aclosing(self.stream_all(Work([prompt_ids], parameters, request_id))) as events:
+            async for _, event in events:
+                assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
+                yield event
+
+    async def complete(
         self,
         prompt_ids: list[int],
         parameters: GenerationParameters,
         request_id: str,
-        publish: Callable[[Event], None],
-    ) -> Sequence:
-        seed = parameters.seed if parameters.seed is not None else secrets.randbits(63)
-        return Sequence(
-            id=request_id,
-            prompt_ids=prompt_ids,
-            parameters=parameters,
-            sampler=Sampler(parameters, seed),
-            text=TextStream(self._tokenizer, parameters.stop),
-            publish=publish,
-            end_of_text_id=self.architecture.end_of_text_id,
-            max_total_tokens=self.architecture.context_length,
+        timeout_s: float | None = None,
+    ) -> Completion:
+        """Continue one prompt once, to the end; cancelling the call stops the work."""
+        (completion,) = await self.complete_all(Work([prompt_ids], parameters, request_id, timeout_s=timeout_s))
+        return completion
+
+    async def complete_all(self, work: Work) -> list[Completion]:
+        """All answers, prompt by prompt and choice by choice; cancelling the call stops the work."""
+        completions = [Completion() for _ in range(len(work.prompts) * work.n)]
+        async with aclosing(self.stream_all(work, wakes_for_deltas=False)) as events:
+            async for index, event in events:
+                completions[index].add(event)
+        return completions
+
+    async def stream_all(
+        self, work: Work, *, wakes_for_deltas: bool = True
+    ) -> AsyncGenerator[tuple[int, Echo | Delta | Finished], None]:
+        """Generate: for each answer its echo where asked for, its deltas, then one `Finished`, under its index.
+
+        Closing the iterator stops the work within one step. Raises Overloaded at once where there are not places
+        for all, and what the model raised where it failed: then all of them end.
+        """
+        mailbox: Mailbox[tuple[int, Event]] = Mailbox()
+        sequences = await self._sequences(work, mailbox, wakes_for_deltas)
+        self._loop.submit(*sequences)
+        open_ones = set(range(len(sequences)))
+        try:
+            while open_ones:
+                index, event = await mailbox.get()
+                if isinstance(event, Finished | Failed):
+                    open_ones.discard(index)
+                if isinstance(event, Failed):
+                    raise event.error
+                yield index, event
+        finally:
+            for index in open_ones:
+                self._loop.cancel(sequences[index])
+
+    def _encode(self, text: str, knows_special: bool) -> list[int]:
+        tokenizer = self._special_tokenizer if knows_special else self._tokenizer
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _special_tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return tokenizer
+
+    def _too_long(self, tokens: int) -> BadRequest:
+        message = (
+            f"the prompt has {tokens:,} tokens or more, the model's context is {self.architecture.context_length:,}"
         )
+        return BadRequest(message, [("text", "longer than the model's context")])
 
+    def _check_ids(self, where: str, token_ids: Many[int]) -> None:
+        vocabulary = self.architecture.vocabulary_size
+        unknown = next((i for i in token_ids if not 0 <= i < vocabulary), None)
+        if unknown is not None:
+            message = f"{where}: there is no token {unknown}, the vocabulary has {vocabulary:,}"
+            raise BadRequest(message, [(where, "unknown token")])
 
-def _into(events: asyncio.Queue[Event]) -> Callable[[Event], None]:
-    """A function for another thread that puts events into this loop's queue."""
-    loop = asyncio.get_running_loop()
+    async def _sequences(
+        self, work: Work, mailbox: Mailbox[tuple[int, Event]], wakes_for_deltas: bool
+    ) -> list[Sequence]:
+        parameters = work.parameters
+        self._check_ids("logit_bias", list(parameters.logit_bias))
+        self._check_ids("stop_token_ids", parameters.stop_token_ids)
+        deadline = time.perf_counter() + min(work.timeout_s or self._timeout_s, self._timeout_s)
+        made = []
+        for index in range(len(work.prompts) * work.n):
+            seed = parameters.seed if parameters.seed is not None else secrets.randbits(63)
+            made.append(
+                Sequence(
+                    id=work.request_id,
+                    prompt_ids=work.prompts[index // work.n],
+                    parameters=parameters,
+                    sampler=Sampler(parameters, seed, stream=index % work.n),
+                    text=TextStream(self._detokenizer.pieces(), parameters.stop),
+                    publish=publisher(mailbox, index, wakes_for_deltas=wakes_for_deltas),
+                    end_ids=(self.architecture.end_of_text_id, *self.architecture.further_end_ids),
+                    max_total_tokens=self.architecture.context_length,
+                    deadline=deadline,
+                    constraint=await self._constraint(parameters),
+                    echoes=work.echoes,
+                )
+            )
+        return made
 
-    def publish(event: Event) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, event)
-
-    return publish
+    async def _constraint(self, parameters: GenerationParameters) -> Constraint | None:
+        if parameters.json_schema is None and parameters.regex is None:
+            return None
+        return await asyncio.to_thread(self._grammars.constraint, parameters)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lib.memory import free_bytes
+from lib.provenance import usable_cores
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import (
     TOKENIZER_FILE,
@@ -23,12 +26,15 @@ from ml_service.common.bundle import (
 )
 from ml_service.common.errors import BundleRefused, ModelFailure, Unavailable
 from ml_service.common.settings import Settings
-from ml_service.inference.engine import Engine
+from ml_service.inference.capacity import Capacity, Machine, Wishes, plan_capacity
+from ml_service.inference.chat import ChatTemplate, load_chat_template
+from ml_service.inference.engine import Engine, EngineOptions
 from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session, prefill
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("live")
+_CACHE_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,13 @@ class LiveModel:
     """As the loaded graph file itself has them, typed."""
     graph: GraphInfo
     engine: Engine
+    chat: ChatTemplate
     generation: int
+
+    @property
+    def created(self) -> int:
+        """When the bundle was exported, in seconds since 1970."""
+        return int(datetime.fromisoformat(self.manifest.date).timestamp())
 
 
 class Live:
@@ -95,11 +107,13 @@ def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry, gene
     """
     started = time.perf_counter()
     manifest = verify_files(bundle)
-    session = open_session(bundle, settings)
+    capacity = capacity_for(bundle, settings)
+    session = open_session(bundle, settings, capacity)
     try:
         if session.graph.metadata_props != metadata_props(manifest):
             raise BundleRefused("the graph's own metadata are not those of the manifest: it belongs to another bundle")
         tokenizer = _matching_tokenizer(bundle, session)
+        chat = load_chat_template(bundle, tokenizer.id_to_token(session.architecture.end_of_text_id) or "")
         prove(session, load_golden(bundle))
     except BaseException:
         session.close()
@@ -107,19 +121,36 @@ def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry, gene
     seconds = time.perf_counter() - started
     _tell(manifest, generation, seconds, telemetry)
     metadata = read_metadata_props(session.graph.metadata_props)
-    engine = Engine(session, tokenizer, settings.max_waiting, telemetry)
-    return LiveModel(manifest, metadata, session.graph, engine, generation)
+    options = EngineOptions(
+        capacity.max_waiting, capacity.prefix_cache_bytes, settings.lookup_rows, settings.request_timeout_s
+    )
+    engine = Engine(session, tokenizer, options, telemetry)
+    log.info("engine.started", slots=capacity.slots, context=capacity.context, waiting=capacity.max_waiting,
+             prefix_cache_mib=capacity.prefix_cache_bytes >> 20)  # fmt: skip
+    return LiveModel(manifest, metadata, session.graph, engine, chat, generation)
 
 
-def open_session(bundle: Path, settings: Settings) -> Session:
-    """The runtime that the settings ask for."""
+def capacity_for(bundle: Path, settings: Settings) -> Capacity:
+    """Slots, context, waiting places and prefix cache for a bundle on this machine. Raises BundleRefused in words."""
+    wishes = Wishes(settings.slots, settings.context, settings.max_waiting, settings.prefix_cache_mib)
     architecture = load_architecture(bundle)
+    token_bytes = 2 * architecture.layers * architecture.key_value_heads * architecture.head_size * _CACHE_ELEMENT_BYTES
+    # The weights once in the file's own form and once as the runtime packs them.
+    model_bytes = 2 * sum(file.stat().st_size for file in bundle.glob("model.*"))
+    machine = Machine(usable_cores(), free_bytes())
+    return plan_capacity(wishes, machine, architecture.context_length, settings.prefill_chunk, token_bytes, model_bytes)
+
+
+def open_session(bundle: Path, settings: Settings, capacity: Capacity | None = None) -> Session:
+    """The runtime that the settings ask for."""
+    capacity = capacity or capacity_for(bundle, settings)
+    architecture = load_architecture(bundle).model_copy(update={"context_length": capacity.context})
     make: Callable[..., Session] = OnnxSession
     if settings.runtime == "torch":
         from ml_service.inference.torch_session import TorchSession  # a serving process never loads torch otherwise
 
         make = TorchSession
-    return make(bundle, architecture, settings.slots, settings.prefill_chunk, settings.threads)
+    return make(bundle, architecture, capacity.slots, settings.prefill_chunk, settings.threads)
 
 
 def prove(session: Session, golden: Golden) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from ml_service.inference.sequence import Sequence
 from ml_service.inference.slots import Slots
 
 
 class Scheduler:
-    """First come, first served into slots; prompts are read in chunks between decode steps.
+    """First come, first served into slots; prompts are read in pieces between decode steps.
 
-    A step is one chunk of one prompt, or one token for every sequence that is past its prompt: so a long prompt holds
-    up the running ones by at most a chunk at a time, and how a prompt is cut depends on nobody else.
+    A step is one piece of one prompt, or the next tokens of every sequence that is past its prompt: so a long prompt
+    holds up the running ones by at most a piece at a time.
     """
 
     def __init__(self, slots: Slots) -> None:
@@ -36,6 +37,11 @@ class Scheduler:
         """Whether there is anyone to serve."""
         return bool(self._waiting or self._running)
 
+    @property
+    def decoding(self) -> list[Sequence]:
+        """Those who are past their prompt."""
+        return [sequence for sequence in self._running if not sequence.needs_prefill]
+
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue."""
         self._waiting.append(sequence)
@@ -50,13 +56,13 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def schedule(self) -> list[Sequence]:
-        """The sequences of the next step; empty where nobody runs."""
-        unread = [sequence for sequence in self._running if sequence.needs_prefill]
-        decoding = [sequence for sequence in self._running if not sequence.needs_prefill]
-        if unread and (not decoding or not self._was_prefill):
+    def schedule(self) -> Sequence | list[Sequence]:
+        """The next step: one whose prompt is read on, or those who get their next tokens (none where nobody runs)."""
+        unread = next((sequence for sequence in self._running if sequence.needs_prefill), None)
+        decoding = self.decoding
+        if unread is not None and (not decoding or not self._was_prefill):
             self._was_prefill = True
-            return unread[:1]
+            return unread
         self._was_prefill = False
         return decoding
 
@@ -69,9 +75,9 @@ class Scheduler:
         self._slots.give_back(sequence.slot)
         sequence.slot = None
 
-    def cancelled(self) -> list[Sequence]:
-        """Those whose clients have left."""
-        return [s for s in (*self._waiting, *self._running) if s.is_cancelled]
+    def those(self, condition: Callable[[Sequence], bool]) -> list[Sequence]:
+        """All for whom it holds."""
+        return [sequence for sequence in self.everyone() if condition(sequence)]
 
     def everyone(self) -> list[Sequence]:
         """All who wait or run."""

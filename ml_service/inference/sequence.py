@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ml_service.common.types import FinishReason, GenerationParameters
-from ml_service.inference.sampler import Choice, Sampler, Vector
+from ml_service.inference.constraint import Constraint
+from ml_service.inference.lookup import PromptLookup
+from ml_service.inference.sampler import Choice, Sampler, Vector, with_logprobs
 from ml_service.inference.text_stream import TextStream
 
 
@@ -18,6 +21,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    """Of the prompt: those that another request had read before."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,13 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Delta:
+class Echo:
+    """The prompt's own tokens with their log-probabilities, from its second token on; where asked for."""
+
+    choices: tuple[Choice, ...]
+
+
+class Delta(NamedTuple):
     """Text that is sure, and the tokens behind it; the text may be empty while a character or stop string is open."""
 
     text: str
@@ -55,10 +65,10 @@ class Failed:
     error: Exception
 
 
-Event = Delta | Finished | Failed
+Event = Echo | Delta | Finished | Failed
 
 
-@dataclass
+@dataclass(eq=False)
 class Sequence:
     """State of one request; owned by the decode loop from `submit` on."""
 
@@ -68,50 +78,90 @@ class Sequence:
     sampler: Sampler
     text: TextStream
     publish: Callable[[Event], None]
-    end_of_text_id: int
+    end_ids: tuple[int, ...]
+    """Tokens that end a text."""
     max_total_tokens: int
     """The context: prompt and answer together never exceed it."""
-    generated_ids: list[int] = field(default_factory=list)
+    deadline: float = float("inf")
+    """When it ends whatever it has by then; of `time.perf_counter`."""
+    constraint: Constraint | None = None
+    echoes: bool = False
+    """Tell the log-probabilities of the prompt too."""
+    ids: list[int] = field(init=False)
+    """Prompt and answer."""
+    room: int = field(init=False)
+    """How many tokens may still come."""
     slot: int | None = None
     cached: int = 0
     """Tokens of prompt and answer that the slot's cache holds."""
+    reused: int = 0
+    """Those of them that another request had read before."""
     is_cancelled: bool = False
     submitted_at: float = field(default_factory=time.perf_counter)
     admitted_at: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.ids = list(self.prompt_ids)
+        self.room = min(self.parameters.max_new_tokens, self.max_total_tokens - len(self.ids))
+        self.lookup = PromptLookup()
+        self._echoed: list[Choice] = []
+        ends = () if self.parameters.ignore_eos else self.end_ids
+        self._stop_ids = frozenset((*self.parameters.stop_token_ids, *ends))
+
+    @property
+    def generated_ids(self) -> list[int]:
+        """The answer so far."""
+        return self.ids[len(self.prompt_ids) :]
+
+    @property
+    def generated(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.ids) - len(self.prompt_ids)
+
     @property
     def needs_prefill(self) -> bool:
         """Whether some of the prompt is not in the cache yet."""
         return self.cached < len(self.prompt_ids)
 
-    def next_ids(self, chunk: int) -> list[int]:
-        """The tokens of its next step: a piece of the prompt, or the token chosen last."""
-        if self.needs_prefill:
-            return self.prompt_ids[self.cached : self.cached + chunk]
-        return self.generated_ids[-1:]
+    def prompt_piece(self, longest: int) -> list[int]:
+        """The next tokens of the prompt that are to be read."""
+        return self.prompt_ids[self.cached : self.cached + longest]
 
-    def choose(self, logits_V: Vector) -> Choice:
+    def echo(self, logits_TV: Iterable[Vector]) -> None:
+        """Score the prompt's tokens that follow those just read (`cached` tokens are read by now)."""
+        alternatives = self.parameters.logprobs or 0
+        for logits_V in logits_TV:
+            following = 1 + len(self._echoed)
+            if following < len(self.prompt_ids):
+                self._echoed.append(with_logprobs(logits_V, self.prompt_ids[following], alternatives))
+        if not self.needs_prefill:
+            self.publish(Echo(tuple(self._echoed)))
+
+    def choose(self, logits_V: Vector, best: int | None = None) -> Choice:
         """Choose the next token. Raises ModelFailure where the logits are not finite."""
-        seen = [*self.prompt_ids, *self.generated_ids] if self.parameters.repetition_penalty != 1.0 else []
-        return self.sampler.choose(logits_V, seen)
+        allowed = None if self.constraint is None else self.constraint.allowed()
+        return self.sampler.choose(logits_V, self.ids, allowed, best)
 
-    def accept(self, choice: Choice) -> FinishReason | None:
+    def accept(self, choice: Choice, now: float) -> FinishReason | None:
         """Take the chosen token, publish what is sure, tell whether and why the sequence is done."""
-        self.last_token_at = time.perf_counter()
-        if not self.generated_ids:
-            self.first_token_at = self.last_token_at
-        self.generated_ids.append(choice.token_id)
-        if choice.token_id == self.end_of_text_id:
+        token_id = choice.token_id
+        self.last_token_at = now
+        self.first_token_at = self.first_token_at or now
+        self.ids.append(token_id)
+        self.room -= 1
+        if token_id in self._stop_ids:
             return "stop"
-        self.publish(Delta(self.text.push(choice.token_id), choice))
-        if self.text.is_stopped:
+        self.publish(Delta(self.text.push(token_id), choice))
+        if self.text.is_stopped or (self.constraint is not None and self._is_complete(token_id)):
             return "stop"
-        room = self.max_total_tokens - len(self.prompt_ids) - len(self.generated_ids)
-        if len(self.generated_ids) >= self.parameters.max_new_tokens or room <= 0:
-            return "length"
-        return None
+        return "length" if self.room <= 0 else None
+
+    def _is_complete(self, token_id: int) -> bool:
+        assert self.constraint is not None, "only what is constrained can be complete"
+        self.constraint.accept(token_id)
+        return self.constraint.is_complete
 
     def finish(self, reason: FinishReason) -> Finished:
         """What is told at the end."""
@@ -119,11 +169,11 @@ class Sequence:
         admitted = self.admitted_at or now
         first = self.first_token_at or now
         decode_s = max(self.last_token_at - first, 0.0)
-        later_tokens = max(len(self.generated_ids) - 1, 0)
+        later_tokens = max(self.generated - 1, 0)
         return Finished(
             text=self.text.finish(),
             reason=reason,
-            usage=Usage(len(self.prompt_ids), len(self.generated_ids), 0),
+            usage=Usage(len(self.prompt_ids), self.generated, self.reused),
             timings=Timings(
                 queue_ms=round((admitted - self.submitted_at) * 1e3, 3),
                 prefill_ms=round((first - admitted) * 1e3, 3),

@@ -27,6 +27,8 @@ from ml_service.common.bundle import (
 from ml_service.common.errors import BundleRefused, ModelFailure
 
 Logits = npt.NDArray[np.float32]
+CacheBlock = list[npt.NDArray[Any]]
+"""A copy of some tokens' keys and values, an array for each layer and kind: (key-value heads, tokens, head size)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Session(Protocol):
     slots: int
     chunk: int
     """The most tokens that a row may have in a step."""
+    cache_bytes_per_token: int
+    """What a token's keys and values take; 0 where they cannot be copied."""
     architecture: Architecture
     graph: GraphInfo
 
@@ -74,6 +78,12 @@ class Session(Protocol):
 
         Raises ModelFailure where the runtime refuses the input.
         """
+
+    def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
+        """Copy keys and values of the tokens from `start` to `stop` out of a slot's cache."""
+
+    def copy_in(self, slot: int, start: int, block: CacheBlock) -> None:
+        """Put what `copy_out` gave into a slot's cache, from position `start` on."""
 
     def close(self) -> None:
         """Give the memory back; the session is of no use after that."""
@@ -96,6 +106,8 @@ class OnnxSession:
     def __init__(self, bundle: Path, architecture: Architecture, slots: int, chunk: int, threads: int) -> None:
         """Raises BundleRefused where the file is no graph of ours, in words."""
         self.architecture, self.slots, self.chunk = architecture, slots, chunk
+        if architecture.without_graph:
+            raise BundleRefused(f"{architecture.without_graph}: set ML_SERVICE_RUNTIME=torch to serve its checkpoint")
         self._session = _open_graph(bundle / GRAPH_FILE, architecture, threads)
         self.graph = GraphInfo(
             dict(self._session.get_modelmeta().custom_metadata_map),
@@ -106,6 +118,7 @@ class OnnxSession:
         self._capacity = architecture.context_length + chunk
         shape = (slots, architecture.key_value_heads, self._capacity, architecture.head_size)
         self._caches = [np.zeros(shape, np.float32) for _ in range(2 * architecture.layers)]
+        self.cache_bytes_per_token = sum(cache[0, :, 0].nbytes for cache in self._caches)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
     def run(self, rows: Sequence[Row]) -> Logits:
@@ -132,6 +145,15 @@ class OnnxSession:
             LOGIT_ROWS: np.array(wanted, np.int64),
         }
         return self._run(first, width, inputs)
+
+    def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
+        """Copy a piece of a slot's cache."""
+        return [cache[slot, :, start:stop].copy() for cache in self._caches]
+
+    def copy_in(self, slot: int, start: int, block: CacheBlock) -> None:
+        """Put a copied piece into a slot's cache."""
+        for cache, part in zip(self._caches, block, strict=True):
+            cache[slot, :, start : start + part.shape[1]] = part
 
     def close(self) -> None:
         """Drop the session and its cache."""

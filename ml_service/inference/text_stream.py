@@ -1,13 +1,10 @@
-"""Text from tokens as they come: never half a character, never a part of a stop string."""
+"""Text from tokens as they come, up to the first stop string: never a part of one is given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
-REPLACEMENT = "\ufffd"
-"""What a decoder writes for bytes that are no character; an open character at the end shows as exactly one."""
+from lib.detokenizer import Pieces
 
 
 class TextStream:
@@ -16,39 +13,20 @@ class TextStream:
     What it returns, joined, is the text up to the stop string that is complete first.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._pending_ids: list[int] = []
-        self._given_characters = 0
-        """How much of the pending tokens' text was returned already."""
+    def __init__(self, pieces: Pieces, stop: Sequence[str] = ()) -> None:
+        self._pieces, self._stop = pieces, tuple(stop)
         self._held = ""
         self.is_stopped = False
 
     def push(self, token_id: int) -> str:
         """Take one token; returns the text that is sure by now."""
-        if self.is_stopped:
-            return ""
-        self._pending_ids.append(token_id)
-        text = self._tokenizer.decode(self._pending_ids, skip_special_tokens=True)
-        if not text.endswith(REPLACEMENT):
-            return self._release(self._take(text), is_last=False)
-        fresh = text[self._given_characters : -1]  # the last character may be whole with the next token
-        self._given_characters = max(len(text) - 1, self._given_characters)
-        return self._release(fresh, is_last=False)
+        if not self._stop:
+            return self._pieces.push(token_id)
+        return "" if self.is_stopped else self._release(self._pieces.push(token_id), is_last=False)
 
     def finish(self) -> str:
         """What was held back, when no more tokens come."""
-        if self.is_stopped:
-            return ""
-        text = self._tokenizer.decode(self._pending_ids, skip_special_tokens=True)
-        return self._release(self._take(text), is_last=True)
-
-    def _take(self, text: str) -> str:
-        """What is new in the text of the pending tokens, which are done with."""
-        fresh = text[self._given_characters :]
-        self._pending_ids.clear()
-        self._given_characters = 0
-        return fresh
+        return "" if self.is_stopped else self._release(self._pieces.finish(), is_last=True)
 
     def _release(self, text: str, is_last: bool) -> str:
         self._held += text

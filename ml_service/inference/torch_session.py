@@ -1,42 +1,36 @@
-"""The torch runtime: the same step as `session.py`, one row at a time, with the weights read out of the same graph."""
+"""The torch runtime: the same step as `session.py`, one row at a time, with the weights of graph or checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from lib.quantization import dequantize_blocks
-from ml_service.common.bundle import GRAPH_FILE, Architecture
+from ml_service.common.bundle import CHECKPOINT_FILE, GRAPH_FILE, Architecture
 from ml_service.common.errors import BundleRefused
-from ml_service.inference.session import GraphInfo, Logits, Row, TensorInfo
-
-Array = npt.NDArray[np.float32]
+from ml_service.common.stored_weights import weights_of
+from ml_service.inference.session import CacheBlock, GraphInfo, Logits, Row, TensorInfo
 
 
 class TorchSession:
-    """transformers' own Qwen3 with a cache for each slot: slow, plain, and the reference for the other runtime."""
+    """transformers' own model with a cache for each slot: slow, plain, and the reference for the other runtime.
+
+    What is not covered: networks that remember otherwise than by keys and values; they do not prove themselves.
+    """
+
+    cache_bytes_per_token = 0
 
     def __init__(self, bundle: Path, architecture: Architecture, slots: int, chunk: int, threads: int) -> None:
-        """Raises BundleRefused where the graph does not hold the weights of this architecture."""
+        """Raises BundleRefused where the bundle does not hold the weights of this architecture."""
         torch.set_num_threads(threads)
         self.architecture, self.slots, self.chunk = architecture, slots, chunk
-        try:
-            graph = onnx.load(str(bundle / GRAPH_FILE))
-        except Exception as error:  # protobuf and onnx raise classes of their own
-            raise BundleRefused(f"{GRAPH_FILE} is no ONNX file: truncated or foreign") from error
-        self.graph = GraphInfo(
-            {entry.key: entry.value for entry in graph.metadata_props},
-            tuple(map(_tensor_info, graph.graph.input)),
-            tuple(map(_tensor_info, graph.graph.output)),
-        )
-        self._model = load_model(graph, architecture)
+        self.graph, self._model = _open(bundle, architecture)
         self._caches = [DynamicCache() for _ in range(slots)]
 
     @torch.inference_mode()
@@ -55,74 +49,63 @@ class TorchSession:
             wanted.append(output.logits[0].float().numpy())
         return np.concatenate(wanted)
 
+    def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
+        """Not offered: `cache_bytes_per_token` is 0."""
+        raise NotImplementedError
+
+    def copy_in(self, slot: int, start: int, block: CacheBlock) -> None:
+        """Not offered: `cache_bytes_per_token` is 0."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Drop the model and the caches."""
         self._caches.clear()
         del self._model
 
 
-def load_model(graph: onnx.ModelProto, architecture: Architecture) -> Qwen3ForCausalLM:
-    """transformers' model with the weights of a serving graph. Raises BundleRefused where they do not fit."""
-    a = architecture
-    config = Qwen3Config(
-        vocab_size=a.vocabulary_size,
-        max_position_embeddings=a.context_length,
-        hidden_size=a.hidden_size,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.key_value_heads,
-        head_dim=a.head_size,
-        intermediate_size=a.intermediate_size,
-        rms_norm_eps=a.rms_norm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": a.rope_theta},
-        tie_word_embeddings=a.tied_embeddings,
-        bos_token_id=a.end_of_text_id,
-        eos_token_id=a.end_of_text_id,
-        attn_implementation="sdpa",
-    )
-    model = Qwen3ForCausalLM(config)
-    state = {name: torch.from_numpy(np.array(weight)) for name, weight in _unpacked(graph, a)}
-    if a.tied_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+def load_model(bundle: Path, architecture: Architecture) -> PreTrainedModel:
+    """transformers' model with a bundle's weights. Raises BundleRefused where they do not fit."""
+    return _open(bundle, architecture)[1]
+
+
+def _open(bundle: Path, architecture: Architecture) -> tuple[GraphInfo, PreTrainedModel]:
+    config = AutoConfig.for_model(**architecture.transformers)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    info, weights = (_checkpoint if architecture.without_graph else _graph)(bundle, model)
+    state = model.state_dict()
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise BundleRefused(f"{GRAPH_FILE} does not hold the weights that its configuration names") from error
-    return model.eval()
+        model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # a shape differs
+        raise BundleRefused(f"{bundle.name} does not hold the weights that its configuration names") from error
+    # A tied weight is stored once, and whoever shares its memory has got it.
+    given = {state[name].data_ptr() for name in weights if name in state}
+    if not set(weights) <= set(state) or any(tensor.data_ptr() not in given for tensor in state.values()):
+        raise BundleRefused(f"{bundle.name} does not hold the weights that its configuration names")
+    return info, model
 
 
-def _unpacked(graph: onnx.ModelProto, architecture: Architecture) -> Iterator[tuple[str, Array]]:
-    """(name, weight as (outputs, inputs)) under transformers' names; what was packed for the graph is taken apart."""
-    a = architecture
-    key_value_width = a.key_value_heads * a.head_size
-    parts = {
-        "qkv_proj": [("q_proj", a.heads * a.head_size), ("k_proj", key_value_width), ("v_proj", key_value_width)],
-        "gate_up_proj": [("gate_proj", a.intermediate_size), ("up_proj", a.intermediate_size)],
-    }
-    for name, weight in _stored(graph):
-        packed = next((key for key in parts if f".{key}." in name), None)
-        if packed is None:
-            yield name, weight
-            continue
-        start = 0
-        for part, width in parts[packed]:
-            yield name.replace(packed, part), weight[start : start + width]
-            start += width
+def _graph(bundle: Path, model: PreTrainedModel) -> tuple[GraphInfo, dict[str, torch.Tensor]]:
+    try:
+        graph = onnx.load(str(bundle / GRAPH_FILE))
+    except Exception as error:  # protobuf and onnx raise classes of their own
+        raise BundleRefused(f"{GRAPH_FILE} is no ONNX file: truncated or foreign") from error
+    info = GraphInfo(
+        {entry.key: entry.value for entry in graph.metadata_props},
+        tuple(map(_tensor_info, graph.graph.input)),
+        tuple(map(_tensor_info, graph.graph.output)),
+    )
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return info, {name: torch.from_numpy(np.array(weight)) for name, weight in weights_of(tensors, shapes)}
 
 
-def _stored(graph: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
-    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
-    for name, tensor in tensors.items():
-        if name.endswith(".weight.codes"):
-            stem = name.removesuffix(".codes")
-            yield (
-                stem,
-                dequantize_blocks(numpy_helper.to_array(tensor), numpy_helper.to_array(tensors[f"{stem}.scales"])),
-            )
-        elif name.endswith(".weight"):
-            weight = numpy_helper.to_array(tensor)
-            is_transposed = weight.ndim == 2 and not name.startswith(("model.embed_tokens", "lm_head"))
-            yield name, weight.T if is_transposed else weight
+def _checkpoint(bundle: Path, _: PreTrainedModel) -> tuple[GraphInfo, dict[str, torch.Tensor]]:
+    try:
+        with safe_open(bundle / CHECKPOINT_FILE, framework="pt") as file:
+            names = file.keys()
+            return GraphInfo(file.metadata() or {}, (), ()), {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise BundleRefused(f"{CHECKPOINT_FILE} is no checkpoint: truncated or foreign") from error
 
 
 def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:

@@ -15,7 +15,7 @@ from lib import corpora
 from lib.text_data import SourceFile
 from lib.token_shards import BuildOptions, DatasetManifest, build_dataset
 from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import Manifest, Precision
+from ml_service.common.bundle import Manifest, Precision, load_architecture
 from ml_service.common.settings import PROJECT, Settings
 from ml_service.inference.live import open_live_model
 from ml_service.training.plan import TrainingPlan
@@ -85,9 +85,16 @@ def export_model(run: Path, output: Path, precision: Precision, licence: str = "
     return export_bundle(run, output, precision, PROJECT, verify_bundle, licence)
 
 
+def import_checkpoint(checkpoint: Path, output: Path, precision: Precision, licence: str = "unknown") -> Manifest:
+    """Make a bundle of a transformers checkpoint; it has proved itself in the serving runtime before it appears."""
+    from ml_service.training.export import import_bundle  # torch stays out of other verbs
+
+    return import_bundle(checkpoint, output, precision, PROJECT, verify_bundle, licence)
+
+
 def verify_bundle(bundle: Path) -> None:
     """Files, metadata and golden sample, as at every load. Raises BundleRefused in words."""
-    settings = Settings(slots=1)
+    settings = Settings(slots=1, runtime="torch" if load_architecture(bundle).without_graph else "onnx")
     open_live_model(bundle, settings, Telemetry()).engine.stop()
 
 

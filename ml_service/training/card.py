@@ -84,6 +84,27 @@ output must not be run or published unread.
 """
 
 
+def imported_card(manifest: Manifest, architecture: Architecture) -> str:
+    """Markdown: what is known of a model that was trained elsewhere."""
+    return f"""# {manifest.experiment}
+
+A checkpoint of transformers ({architecture.model_type}), imported by `ml_service`. How it was trained is not known.
+
+| | |
+|---|---|
+| parameters | {manifest.parameters:,} in {architecture.layers} layers |
+| context | {architecture.context_length} tokens, vocabulary {architecture.vocabulary_size:,} |
+| stored as | {manifest.precision} |
+| served by | {_runtimes(architecture)} |
+| code | import: commit `{manifest.commit}` |
+| licence | {manifest.licence} |
+"""
+
+
+def _runtimes(architecture: Architecture) -> str:
+    return f"the torch runtime: {architecture.without_graph}" if architecture.without_graph else "every runtime"
+
+
 def _facts_table(plan: TrainingPlan, facts: Mapping[str, Any], manifest: Manifest, architecture: Architecture) -> str:
     rows = [
         ("model", f"Qwen3, preset `{plan.preset}`: {manifest.parameters:,} parameters, {architecture.layers} layers"),

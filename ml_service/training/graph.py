@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from lib.quantization import ZERO_POINT, quantize_blocks
 from ml_service.common.bundle import (
-    BLOCK_SIZE,
     CACHE_KINDS,
     INPUT_IDS,
     LAST_POSITIONS,
@@ -26,172 +22,188 @@ from ml_service.common.bundle import (
     past_name,
     present_name,
 )
+from ml_service.common.stored_weights import Weights
+from ml_service.training.families import Family, Layer, NoGraph, Rotary
+from ml_service.training.graph_nodes import MICROSOFT, Nodes
+from ml_service.training.graph_products import Products
 
 OPSET = 23
-MICROSOFT = "com.microsoft"
 ROTARY_SLACK = 1024
 """Positions beyond the context for which angles exist: a right-padded chunk may reach past the last real token."""
-Weights = Mapping[str, npt.NDArray[np.float32]]
+EMBEDDING = "model.embed_tokens.weight"
 
 
-def build_graph(architecture: Architecture, weights: Weights, precision: Precision) -> onnx.ModelProto:
-    """Build the graph for Qwen3 weights under their names in transformers.
+def build_graph(architecture: Architecture, family: Family, weights: Weights, precision: Precision) -> onnx.ModelProto:
+    """Build the graph for weights under their names in transformers.
 
-    Inputs and outputs are those of `common/bundle.py`. Attention is GroupQueryAttention with rotary embedding inside
-    and `query_seqlens`, so rows of different lengths share a step and the cache is written in place. In `int8` all
-    matrices are MatMulNBits (8 bit, blocks of 64), whose rows do not depend on each other.
+    Inputs and outputs are those of `common/bundle.py`. The tokens of all rows lie flat below each other but for
+    attention: GroupQueryAttention with rotary embedding inside and `query_seqlens`, so rows of different lengths share
+    a step and the cache is written in place. Raises NoGraph where a weight is left over.
     """
-    return _GraphBuilder(architecture, weights, precision).build()
+    return _GraphBuilder(architecture, family, weights, precision).build()
+
+
+class _Used(dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]):
+    """Weights that remember which of them were asked for."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(weights)
+        self.left = set(weights)
+
+    def __getitem__(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        self.left.discard(name)
+        return super().__getitem__(name)
 
 
 class _GraphBuilder:
-    def __init__(self, architecture: Architecture, weights: Weights, precision: Precision) -> None:
-        self._a, self._weights, self._precision = architecture, weights, precision
-        self._nodes: list[onnx.NodeProto] = []
-        self._initializers: dict[str, onnx.TensorProto] = {}
+    def __init__(self, architecture: Architecture, family: Family, weights: Weights, precision: Precision) -> None:
+        self._a, self._family = architecture, family
+        self._weights = _Used(weights)
+        self._n = Nodes()
+        self._ids = self._n.add("Reshape", [INPUT_IDS, self._n.shape(-1)], "tokens")
+        self._products = Products(self._n, self._weights, precision)
+        self._zero_points = self._products.zero_points(self._ids)
 
     def build(self) -> onnx.ModelProto:
-        self._rotary_tables()
+        batch_shape = self._n.add("Shape", [INPUT_IDS], "batch_shape")
+        self._batched = self._n.add("Concat", [batch_shape, self._n.shape(-1)], "batched_shape", axis=0)
         hidden, residual = self._embed(), ""
-        for layer in range(self._a.layers):
-            hidden, residual = self._layer(layer, hidden, residual)
-        normed, _ = self._norm(hidden, residual, "model.norm.weight", "final")
+        for index, layer in enumerate(self._family.layers):
+            hidden, residual = self._layer(index, layer, hidden, residual)
+        normed, _ = self._norm(hidden, residual, "model.norm.weight")
         self._head(normed)
-        graph = helper.make_graph(
-            self._nodes, "qwen3", self._inputs(), self._outputs(), list(self._initializers.values())
-        )
+        if self._weights.left:
+            raise NoGraph(f"the serving graph has no place for the weight {min(self._weights.left)}")
+        graph = helper.make_graph(self._n.nodes, self._a.model_type, self._inputs(), self._outputs(), self._n.constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="ml_service")
 
-    def _layer(self, layer: int, hidden: str, residual: str) -> tuple[str, str]:
-        a, prefix = self._a, f"model.layers.{layer}"
-        normed, residual = self._norm(hidden, residual, f"{prefix}.input_layernorm.weight", f"{prefix}/in")
-        projections = [f"{prefix}.self_attn.{name}_proj.weight" for name in ("q", "k", "v")]
-        packed = self._matmul(normed, projections, f"{prefix}.self_attn.qkv_proj.weight")
-        widths = [a.heads * a.head_size, a.key_value_heads * a.head_size, a.key_value_heads * a.head_size]
-        query, key, value = self._split(packed, widths, f"{prefix}/qkv")
-        query = self._head_norm(query, f"{prefix}.self_attn.q_norm.weight", a.heads)
-        key = self._head_norm(key, f"{prefix}.self_attn.k_norm.weight", a.key_value_heads)
-        attended = self._attention(layer, query, key, value)
-        projected = self._matmul(attended, [f"{prefix}.self_attn.o_proj.weight"])
-        normed, residual = self._norm(projected, residual, f"{prefix}.post_attention_layernorm.weight", f"{prefix}/mid")
-        return self._feed_forward(prefix, normed), residual
+    def _layer(self, index: int, layer: Layer, hidden: str, residual: str) -> tuple[str, str]:
+        prefix = f"model.layers.{index}"
+        normed, residual = self._norm(hidden, residual, f"{prefix}.input_layernorm.weight")
+        projected = self._attention(index, layer, normed)
+        before_feed_forward = f"{prefix}.post_attention_layernorm.weight"
+        is_sandwich = f"{prefix}.pre_feedforward_layernorm.weight" in self._weights
+        if is_sandwich:
+            projected, _ = self._norm(projected, "", before_feed_forward)
+            before_feed_forward = f"{prefix}.pre_feedforward_layernorm.weight"
+        normed, residual = self._norm(projected, residual, before_feed_forward)
+        hidden = self._feed_forward(prefix, normed)
+        if is_sandwich:
+            hidden, _ = self._norm(hidden, "", f"{prefix}.post_feedforward_layernorm.weight")
+        return hidden, residual
 
-    def _attention(self, layer: int, query: str, key: str, value: str) -> str:
-        output = f"model.layers.{layer}/attended"
+    def _attention(self, index: int, layer: Layer, normed: str) -> str:
+        prefix = f"model.layers.{index}.self_attn"
+        packed = self._linear(normed, prefix, ["qkv_proj"], ["q_proj", "k_proj", "v_proj"])
         inputs = [
-            query, key, value, past_name(layer, "key"), past_name(layer, "value"),
-            LAST_POSITIONS, MAX_TOTAL_LENGTH, "rotary_cos", "rotary_sin",
+            *self._query_key_value(prefix, packed), past_name(index, "key"), past_name(index, "value"),
+            LAST_POSITIONS, MAX_TOTAL_LENGTH, *self._rotary_tables(layer.rotary),
             "", "", "", "", "", "", "", QUERY_LENGTHS,
         ]  # fmt: skip
-        outputs = [output, present_name(layer, "key"), present_name(layer, "value")]
-        self._node(
+        outputs = [f"{prefix}/attended", present_name(index, "key"), present_name(index, "value")]
+        self._n.add_many(
             "GroupQueryAttention", inputs, outputs, MICROSOFT,
             num_heads=self._a.heads, kv_num_heads=self._a.key_value_heads, do_rotary=1,
+            scale=self._family.attention_scale, softcap=self._family.attention_cap,
+            local_window_size=layer.window or -1,
         )  # fmt: skip
-        return output
+        flat = self._n.add(
+            "Reshape", [outputs[0], self._n.shape(-1, self._a.heads * self._a.head_size)], f"{prefix}/flat"
+        )
+        return self._linear(flat, prefix, ["o_proj"])
+
+    def _query_key_value(self, prefix: str, packed: str) -> list[str]:
+        """As attention takes them: packed, or apart where query and key have norms of their own."""
+        if f"{prefix}.q_norm.weight" not in self._weights:
+            return [self._n.add("Reshape", [packed, self._batched], f"{prefix}/qkv"), "", ""]
+        a, n = self._a, self._n
+        widths = n.shape(*(heads * a.head_size for heads in (a.heads, a.key_value_heads, a.key_value_heads)))
+        query, key, value = n.add_many("Split", [packed, widths], [f"{prefix}/{part}" for part in "qkv"], axis=-1)
+        parts = [
+            self._head_norm(query, f"{prefix}.q_norm.weight", a.heads),
+            self._head_norm(key, f"{prefix}.k_norm.weight", a.key_value_heads),
+            value,
+        ]
+        return [n.add("Reshape", [part, self._batched], f"{part}/batched") for part in parts]
+
+    def _head_norm(self, value: str, name: str, heads: int) -> str:
+        split = self._n.add("Reshape", [value, self._n.shape(-1, heads, self._a.head_size)], f"{name}/heads")
+        return self._norm(split, "", name)[0]
 
     def _feed_forward(self, prefix: str, normed: str) -> str:
-        names = [f"{prefix}.mlp.gate_proj.weight", f"{prefix}.mlp.up_proj.weight"]
-        packed = self._matmul(normed, names, f"{prefix}.mlp.gate_up_proj.weight")
-        gate, up = self._split(packed, [self._a.intermediate_size] * 2, f"{prefix}/gate_up")
-        # QuickGelu(x) is x * sigmoid(alpha x): with alpha 1 it is SiLU in one node.
-        self._node("QuickGelu", [gate], [f"{prefix}/silu"], MICROSOFT, alpha=1.0)
-        self._node("Mul", [f"{prefix}/silu", up], [f"{prefix}/gated"])
-        return self._matmul(f"{prefix}/gated", [f"{prefix}.mlp.down_proj.weight"])
+        prefix = f"{prefix}.mlp"
+        packed = self._linear(normed, prefix, ["gate_up_proj"], ["gate_proj", "up_proj"])
+        gate, up = self._n.add_many("Split", [packed], [f"{prefix}/gate", f"{prefix}/up"], axis=-1, num_outputs=2)
+        gated = self._n.add("Mul", [self._activation(gate, f"{prefix}/active"), up], f"{prefix}/gated")
+        return self._linear(gated, prefix, ["down_proj"])
 
-    def _norm(self, hidden: str, residual: str, weight: str, name: str) -> tuple[str, str]:
+    def _activation(self, value: str, output: str) -> str:
+        if self._family.activation == "silu":
+            # QuickGelu(x) is x * sigmoid(alpha x): with alpha 1 it is SiLU in one node.
+            return self._n.add("QuickGelu", [value], output, MICROSOFT, alpha=1.0)
+        approximate = "tanh" if self._family.activation == "gelu_tanh" else "none"
+        return self._n.add("Gelu", [value], output, approximate=approximate)
+
+    def _linear(self, value: str, prefix: str, *choices: list[str]) -> str:
+        """One product with the first choice of projections that the network has, and their biases."""
+        names = next([f"{prefix}.{n}" for n in c] for c in choices if f"{prefix}.{c[0]}.weight" in self._weights)
+        operand = self._products.operand(value, self._zero_points)
+        product = self._products.product(operand, [f"{name}.weight" for name in names])
+        biases = [f"{name}.bias" for name in names if f"{name}.bias" in self._weights]
+        if not biases:
+            return product
+        bias = np.concatenate([self._weights[name] for name in biases])
+        return self._n.add("Add", [product, self._n.constant("+".join(biases), bias)], f"{product}/biased")
+
+    def _norm(self, hidden: str, residual: str, name: str) -> tuple[str, str]:
         """RMS norm of the sum; returns the normed value and the sum."""
-        self._constant(weight, self._weights[weight])
-        output = f"{name}/normed"
+        weight, output = self._norm_weight(name), f"{name}/normed"
         if not residual:
-            self._node("RMSNormalization", [hidden, weight], [output], epsilon=self._a.rms_norm_epsilon, axis=-1)
+            self._n.add("RMSNormalization", [hidden, weight], output, epsilon=self._family.epsilon, axis=-1)
             return output, hidden
         total = f"{name}/sum"
-        self._node(
+        self._n.add_many(
             "SkipSimplifiedLayerNormalization", [hidden, residual, weight], [output, "", "", total], MICROSOFT,
-            epsilon=self._a.rms_norm_epsilon,
+            epsilon=self._family.epsilon,
         )  # fmt: skip
         return output, total
 
-    def _head_norm(self, value: str, weight: str, heads: int) -> str:
-        split, joined = f"heads/{heads}", f"heads/{heads}/joined"
-        self._constant(split, np.array([0, 0, heads, self._a.head_size], np.int64))
-        self._constant(joined, np.array([0, 0, heads * self._a.head_size], np.int64))
-        self._constant(weight, self._weights[weight])
-        self._node("Reshape", [value, split], [f"{weight}/heads"])
-        self._node(
-            "RMSNormalization", [f"{weight}/heads", weight], [f"{weight}/normed"],
-            epsilon=self._a.rms_norm_epsilon, axis=-1,
-        )  # fmt: skip
-        self._node("Reshape", [f"{weight}/normed", joined], [f"{weight}/flat"])
-        return f"{weight}/flat"
-
-    def _matmul(self, value: str, names: list[str], packed_name: str | None = None) -> str:
-        """One product with the named (outputs, inputs) weights below each other."""
-        name = packed_name or names[0]
-        weight_NK = np.concatenate([self._weights[n] for n in names])
-        output = f"{name}/product"
-        if self._precision == "int8":
-            self._matmul_nbits(value, name, weight_NK, output)
-        else:
-            self._constant(name, np.ascontiguousarray(weight_NK.T))
-            self._node("MatMul", [value, name], [output])
-        return output
-
-    def _matmul_nbits(self, value: str, name: str, weight_NK: npt.NDArray[np.float32], output: str) -> None:
-        if f"{name}.codes" not in self._initializers:
-            codes, scales = quantize_blocks(weight_NK, BLOCK_SIZE)
-            self._constant(f"{name}.codes", codes)
-            self._constant(f"{name}.scales", scales)
-        outputs, inputs = weight_NK.shape
-        self._node(
-            "MatMulNBits", [value, f"{name}.codes", f"{name}.scales"], [output], MICROSOFT,
-            N=outputs, K=inputs, bits=8, block_size=BLOCK_SIZE, accuracy_level=4,
-        )  # fmt: skip
+    def _norm_weight(self, name: str) -> str:
+        weight = self._n.constant(name, self._weights[name])
+        if not self._family.norm_offset:
+            return weight
+        return self._n.add("Add", [weight, self._n.number(self._family.norm_offset)], f"{name}/offset")
 
     def _embed(self) -> str:
-        name = "model.embed_tokens.weight"
-        table = self._weights[name]
-        if self._precision == "fp32":
-            self._constant(name, table)
-            self._node("Gather", [name, INPUT_IDS], ["embedded"])
-            return "embedded"
-        codes, scales = quantize_blocks(table, BLOCK_SIZE)
-        self._constant(f"{name}.codes", codes)
-        self._constant(f"{name}.scales", scales)
-        self._constant("code_zero", np.array(ZERO_POINT, np.float32))
-        self._constant("one_more_axis", np.array([-1], np.int64))
-        self._constant("embedded_shape", np.array([0, 0, table.shape[1]], np.int64))
-        self._node("Gather", [f"{name}.codes", INPUT_IDS], ["embedded/codes"])
-        self._node("Gather", [f"{name}.scales", INPUT_IDS], ["embedded/scales"])
-        self._node("Cast", ["embedded/codes"], ["embedded/float"], to=TensorProto.FLOAT)
-        self._node("Sub", ["embedded/float", "code_zero"], ["embedded/centred"])
-        self._node("Unsqueeze", ["embedded/scales", "one_more_axis"], ["embedded/scales_column"])
-        self._node("Mul", ["embedded/centred", "embedded/scales_column"], ["embedded/blocks"])
-        self._node("Reshape", ["embedded/blocks", "embedded_shape"], ["embedded"])
-        return "embedded"
+        embedded = self._products.embedding(EMBEDDING, self._ids)
+        if self._family.embedding_factor == 1.0:
+            return embedded
+        return self._n.add("Mul", [embedded, self._n.number(self._family.embedding_factor)], "embedded/scaled")
 
     def _head(self, normed: str) -> None:
         """Logits of the asked-for rows only: the head is the largest product."""
-        tied = self._a.tied_embeddings
-        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        self._constant("flat_shape", np.array([-1, self._a.hidden_size], np.int64))
-        self._node("Reshape", [normed, "flat_shape"], ["flat"])
-        self._node("Gather", ["flat", LOGIT_ROWS], ["wanted"])
-        if self._precision == "int8":
-            self._matmul_nbits("wanted", name, self._weights[name], LOGITS)
+        rows = self._n.add("Gather", [normed, LOGIT_ROWS], "wanted")
+        wanted = self._products.operand(rows, self._products.zero_points(LOGIT_ROWS))
+        cap = self._family.logit_cap
+        output = f"{LOGITS}/raw" if cap else LOGITS
+        if self._a.tied_embeddings:
+            self._products.tied_product(wanted, EMBEDDING, output)
         else:
-            self._constant(name, self._weights[name])
-            self._node("Gemm", ["wanted", name], [LOGITS], transB=1)
+            self._products.product(wanted, ["lm_head.weight"], output)
+        if cap:
+            scaled = self._n.add("Mul", [output, self._n.number(1 / cap)], f"{LOGITS}/scaled")
+            self._n.add("Mul", [self._n.add("Tanh", [scaled], f"{LOGITS}/tanh"), self._n.number(cap)], LOGITS)
 
-    def _rotary_tables(self) -> None:
-        half = self._a.head_size // 2
-        frequencies = 1.0 / self._a.rope_theta ** (np.arange(half, dtype=np.float32) / np.float32(half))
+    def _rotary_tables(self, rotary: Rotary) -> list[str]:
+        key = f"{rotary.frequencies[-1]:.9g}x{rotary.factor:.9g}"
         positions = np.arange(self._a.context_length + ROTARY_SLACK, dtype=np.float32)
-        angles = np.outer(positions, frequencies.astype(np.float32))
-        self._constant("rotary_cos", np.cos(angles).astype(np.float32))
-        self._constant("rotary_sin", np.sin(angles).astype(np.float32))
+        angles = np.outer(positions, rotary.frequencies)
+        factor = np.float32(rotary.factor)
+        return [
+            self._n.constant(f"rotary_{name}/{key}", (function(angles) * factor).astype(np.float32))
+            for name, function in (("cos", np.cos), ("sin", np.sin))
+        ]
 
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         info = helper.make_tensor_value_info
@@ -215,18 +227,3 @@ class _GraphBuilder:
             for layer in range(self._a.layers)
             for kind in CACHE_KINDS
         ]
-
-    def _split(self, value: str, widths: list[int], name: str) -> list[str]:
-        sizes = "x".join(map(str, widths))
-        self._constant(f"split/{sizes}", np.array(widths, np.int64))
-        outputs = [f"{name}/{index}" for index in range(len(widths))]
-        self._node("Split", [value, f"split/{sizes}"], outputs, axis=-1)
-        return outputs
-
-    def _constant(self, name: str, value: npt.NDArray[np.generic]) -> None:
-        if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-
-    def _node(self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any) -> None:
-        name = f"{operator}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, outputs, name=name, domain=domain, **attributes))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from threading import Lock
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _LATENCY_S = (
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5,
@@ -15,6 +21,35 @@ _LATENCY_S = (
 )  # fmt: skip
 _BETWEEN_TOKENS_S = (0.0005, 0.001, 0.002, 0.004, 0.007, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0)
 _ITERATION_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+class ManyHistogram(Collector):
+    """A histogram for values that come by the thousand: the library's own takes 3 µs each, this one a tenth."""
+
+    def __init__(self, name: str, text: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> None:
+        self._name, self._text, self._buckets = name, text, buckets
+        self._lock = Lock()
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe_many(self, values: Sequence[float]) -> None:
+        """Count values."""
+        with self._lock:
+            for value in values:
+                self._counts[bisect_left(self._buckets, value)] += 1
+            self._sum += sum(values)
+
+    def describe(self) -> list[Metric]:
+        """Without values: the registry asks for the name."""
+        return [HistogramMetricFamily(self._name, self._text)]
+
+    def collect(self) -> list[Metric]:
+        """With values."""
+        with self._lock:
+            totals, total = list(accumulate(self._counts)), self._sum
+        limits = [*map(floatToGoString, self._buckets), "+Inf"]
+        return [HistogramMetricFamily(self._name, self._text, list(zip(limits, totals, strict=True)), total)]
 
 
 class Telemetry:
@@ -40,8 +75,8 @@ class Telemetry:
         self.cache_usage = gauge("kv_cache_usage_perc", "Share of the KV cache's tokens in use, 0 to 1.")
         self.iteration_tokens = histogram("iteration_tokens_total", "Tokens read in a step.", _ITERATION_TOKENS)
         self.time_to_first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.")
-        self.inter_token = histogram(
-            "inter_token_latency_seconds", "Between two tokens of a request.", _BETWEEN_TOKENS_S
+        self.inter_token = ManyHistogram(
+            "ml_service_inter_token_latency_seconds", "Between two tokens of a request.", _BETWEEN_TOKENS_S, registry
         )
         self.e2e = histogram("e2e_request_latency_seconds", "From arrival to the end of a request.")
         self.queue_time = histogram("request_queue_time_seconds", "Time that a request waited for a slot.")
@@ -49,7 +84,15 @@ class Telemetry:
         self.decode_time = histogram("request_decode_time_seconds", "From the first token to the last.")
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens read.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
-        self.finished = counter("requests_finished", "Requests by how they ended.", ("finish_reason",))
+        self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
+        self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens that another request had read before.")
+        self.draft_tokens = counter("spec_decode_num_draft_tokens", "Tokens guessed by prompt look-up.")
+        self.accepted_tokens = counter("spec_decode_num_accepted_tokens", "Guessed tokens that came true.")
+        self.finished = counter(
+            "requests_finished",
+            "Requests by how they ended: stop, length, abort, timeout, error or rejected.",
+            ("finish_reason",),
+        )
         self.rejections = counter("admission_rejections", "Requests refused before they began.", ("reason",))
         self.last_step_age = gauge(
             "engine_last_step_age_seconds", "Time since the engine last moved while it had work; 0 where idle."
@@ -61,6 +104,17 @@ class Telemetry:
         )
         self.deployed_generation = gauge("deployed_generation", "Generation of the deployment that answers.")
         self.deploy_seconds = gauge("deploy_seconds", "How long the last deployment took to open and prove itself.")
+
+    def request_finished(
+        self, reason: str, prompt_tokens: int, queue_s: float, prefill_s: float, decode_s: float, total_s: float
+    ) -> None:
+        """A request that had begun is over."""
+        self.finished.labels(reason).inc()
+        self.prompt_tokens.inc(prompt_tokens)
+        self.queue_time.observe(queue_s)
+        self.prefill_time.observe(prefill_s)
+        self.decode_time.observe(decode_s)
+        self.e2e.observe(total_s)
 
     def watch_step_age(self, age: Callable[[], float]) -> None:
         """Ask for the age whenever Prometheus comes."""

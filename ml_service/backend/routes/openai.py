@@ -1,0 +1,135 @@
+"""OpenAI's routes: `/v1/models`, `/v1/completions`, `/v1/chat/completions`; its clients work unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from fastapi.sse import EventSourceResponse
+from pydantic import ValidationError
+
+from ml_service.backend.answers import current_id
+from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
+from ml_service.backend.errors import bad_request_of, openai_error, problem_of
+from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, Event, chunk_bytes
+from ml_service.backend.openai_schemas import ChatRequest, CompletionRequest, OpenAIRequest
+from ml_service.backend.routes.forward import Events, chained
+from ml_service.common.errors import NotFound
+from ml_service.inference.chat import Message
+from ml_service.inference.engine import Completion, Engine, Work
+from ml_service.inference.live import LiveModel
+
+ACTIVE = "active"
+router = APIRouter(prefix="/v1", tags=["openai"])
+posts = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
+Writer = CompletionWriter | ChatWriter
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@router.get("/models")
+async def models(model: CurrentModel) -> dict[str, Any]:
+    """The names under which a model answers."""
+    return {"object": "list", "data": [_card(model, name) for name in _names(model)]}
+
+
+@router.get("/models/{name:path}")
+async def one_model(name: str, model: CurrentModel) -> dict[str, Any]:
+    """A model by one of its names."""
+    _check_name(model, name)
+    return _card(model, name)
+
+
+@posts.post("/completions", response_model=None, responses=_STREAM)
+async def completions(body: CompletionRequest, model: CurrentModel, timeout_s: Timeout) -> Response:
+    """Continue prompts: texts or token ids. `max_tokens` 0 with `echo` and `logprobs` scores them."""
+    _check_name(model, body.model)
+    prompts = await _prompts(model.engine, body)
+    try:
+        parameters = body.parameters(body.max_tokens, body.logprobs)
+    except ValidationError as error:
+        raise bad_request_of(error) from error
+    echoes = body.echo and body.logprobs is not None
+    work = Work(prompts, parameters, current_id(), body.n, timeout_s, echoes)
+    return await _answer(model, work, body, CompletionWriter(model, work, echo=body.echo))
+
+
+@posts.post("/chat/completions", response_model=None, responses=_STREAM)
+async def chat(body: ChatRequest, model: CurrentModel, timeout_s: Timeout) -> Response:
+    """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
+    _check_name(model, body.model)
+    text = model.chat.render([Message(message.role, message.text) for message in body.messages])
+    prompt = await model.engine.encode(text, knows_special=model.chat.knows_special)
+    room = model.engine.architecture.context_length - len(prompt)
+    wanted = body.max_completion_tokens or body.max_tokens or room
+    try:
+        parameters = body.parameters(wanted, (body.top_logprobs or 0) if body.logprobs else None, **_format(body))
+        parameters = parameters.model_copy(update={"stop": [*parameters.stop, *model.chat.stop]})
+    except ValidationError as error:
+        raise bad_request_of(error) from error
+    work = Work([prompt], parameters, current_id(), body.n, timeout_s)
+    return await _answer(model, work, body, ChatWriter(model, work))
+
+
+async def _answer(model: LiveModel, work: Work, body: OpenAIRequest, writer: Writer) -> Response:
+    if not body.stream:
+        return JSONResponse(writer.whole(await model.engine.complete_all(work)))
+    events = model.engine.stream_all(work)
+    first = await anext(events)  # what is refused at the door gets its status, not a stream
+    stream = _chunks(work, body, writer, first, events)
+    return EventSourceResponse(stream, headers={"Cache-Control": "no-store"})
+
+
+async def _chunks(
+    work: Work, body: OpenAIRequest, writer: Writer, first: tuple[int, Event], events: Events
+) -> AsyncGenerator[bytes, None]:
+    done = [Completion() for _ in range(len(work.prompts) * work.n)]
+    async with aclosing(events):
+        try:
+            for chunk in writer.first_chunks():
+                yield chunk_bytes(chunk)
+            async for index, event in chained(first, events):
+                done[index].add(event)
+                if (told := writer.chunk(index, event)) is not None:
+                    yield chunk_bytes(told)
+            if body.wants_usage:
+                yield chunk_bytes(writer.usage_chunk(done))
+            yield DONE
+        except Exception as error:  # the status has been sent: the error becomes the stream's last event
+            status, problem, _ = problem_of(error)
+            yield chunk_bytes(openai_error(status, problem))
+
+
+async def _prompts(engine: Engine, body: CompletionRequest) -> list[list[int]]:
+    """All prompts as tokens; an empty list is one empty prompt."""
+    match body.prompt:
+        case str() as text:
+            return [await engine.encode(text)]
+        case [int(), *_] as ids:
+            return [engine.check(ids)]  # type: ignore[arg-type]
+        case []:
+            return [engine.check([])]
+        case several:
+            return [await engine.encode(p) if isinstance(p, str) else engine.check(p) for p in several]  # type: ignore[arg-type]
+
+
+def _format(body: ChatRequest) -> dict[str, Any]:
+    schema = body.response_format.schema_to_follow if body.response_format is not None else None
+    return {} if schema is None else {"json_schema": schema}
+
+
+def _names(model: LiveModel) -> list[str]:
+    manifest = model.manifest
+    numbers = [] if manifest.experiment_id is None else [str(manifest.experiment_id)]
+    return [ACTIVE, manifest.experiment, *numbers]
+
+
+def _check_name(model: LiveModel, name: str) -> None:
+    if name not in _names(model):
+        raise NotFound(f"there is no model {name!r} here: ask for {', '.join(_names(model))}")
+
+
+def _card(model: LiveModel, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "ml_service"}

@@ -1,0 +1,36 @@
+"""Prompts that begin alike share the work: keys and values copied out of slots and into others."""
+
+from __future__ import annotations
+
+from ml_service.inference.prefix_cache import PrefixCache
+from ml_service.inference.sequence import Sequence
+from ml_service.inference.session import CacheBlock, Session
+from ml_service.utils.telemetry import Telemetry
+
+
+class SharedPrefixes:
+    """What sequences have read, kept for those who begin alike; owned by the decode loop."""
+
+    def __init__(self, session: Session, cache: PrefixCache[CacheBlock], telemetry: Telemetry) -> None:
+        self._session, self._cache, self._telemetry = session, cache, telemetry
+
+    def reuse(self, sequence: Sequence) -> None:
+        """Copy what others have read of this prompt; its last token is always read, for the logits after it."""
+        assert sequence.slot is not None, "only those with a slot are scheduled"
+        for block in self._cache.match(sequence.prompt_ids[:-1]):
+            self._session.copy_in(sequence.slot, sequence.cached, block)
+            sequence.cached += self._cache.block_tokens
+        sequence.reused = sequence.cached
+        self._telemetry.prefix_queries.inc(len(sequence.prompt_ids))
+        self._telemetry.prefix_hits.inc(sequence.reused)
+
+    def remember(self, sequence: Sequence) -> None:
+        """Keep what this sequence has read, or written itself."""
+        slot = sequence.slot
+        if slot is not None:
+            read = sequence.ids[: sequence.cached]
+            self._cache.extend(read, lambda start, stop: self._session.copy_out(slot, start, stop))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._cache.clear()

@@ -1,0 +1,132 @@
+"""What the engine decides between steps: guesses, fair pieces, what is kept of prompts, places; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml_service.common.errors import BadRequest, Overloaded, Unavailable
+from ml_service.inference.admission import Admission
+from ml_service.inference.lookup import PromptLookup
+from ml_service.inference.pace import Pace
+from ml_service.inference.prefix_cache import PrefixCache
+from ml_service.utils.telemetry import Telemetry
+
+IDS = st.lists(st.integers(0, 2), max_size=40)
+
+
+@given(IDS, st.integers(0, 8))
+def test_a_guess_is_what_followed_the_same_three_tokens_last_time(ids: list[int], most: int) -> None:
+    guess = PromptLookup().propose(ids, most)
+    ends = [end for end in range(3, len(ids)) if ids[end - 3 : end] == ids[-3:]]
+    if len(ids) < 3 or not ends or not most:
+        assert guess == []
+    else:
+        assert guess == ids[ends[-1] : ends[-1] + min(3, most)]
+
+
+@given(IDS, IDS)
+def test_guessing_as_tokens_come_is_guessing_at_once(first: list[int], more: list[int]) -> None:
+    growing, ids = PromptLookup(), list(first)
+    growing.propose(ids, 3)
+    for token in more:
+        ids.append(token)
+        growing.propose(ids, 3)
+    assert growing.propose(ids, 3) == PromptLookup().propose(ids, 3)
+
+
+def test_guesses_grow_while_they_come_true_and_pause_where_they_do_not() -> None:
+    ids = [1, 2, 3, 4, 5, 6, 7, 8, 9] * 4
+    lookup = PromptLookup()
+    assert len(lookup.propose(ids, 20)) == 3
+    lookup.learn(3, 3, len(ids))
+    assert len(lookup.propose(ids, 20)) == 6
+    for _ in range(3):
+        lookup.learn(6, 0, len(ids))
+    assert lookup.propose(ids, 20) == []
+    later = ids + [1, 2, 3, 4, 5, 6, 7, 8, 9] * 40
+    assert len(lookup.propose(later, 20)) == 1
+    lookup.learn(1, 1, len(later))
+    assert len(lookup.propose(later, 20)) == 2
+
+
+def test_a_piece_of_a_prompt_takes_at_most_two_decode_steps() -> None:
+    pace = Pace()
+    assert pace.fair_chunk(256) == 256  # nothing is known yet
+    pace.read(256, 0.256)
+    pace.decoded(0.020)
+    assert pace.fair_chunk(256) == 40
+    for _ in range(50):
+        pace.decoded(0.001)
+    assert pace.fair_chunk(256) == 16
+    for _ in range(50):
+        pace.decoded(10.0)
+    assert pace.fair_chunk(256) == 256
+
+
+def ids_of(start: int, stop: int) -> tuple[int, int]:
+    return (start, stop)
+
+
+@given(st.lists(st.lists(st.integers(0, 1), max_size=12), max_size=12), st.integers(1, 6))
+def test_the_prefix_cache_finds_exactly_what_was_read_behind_the_same_tokens(
+    prompts: list[list[int]], max_blocks: int
+) -> None:
+    cache: PrefixCache[tuple[int, ...]] = PrefixCache(2, max_blocks)
+    for prompt in prompts:
+        found = cache.match(prompt)
+        for number, block in enumerate(found):
+            assert block == tuple(prompt[: 2 * number + 2]), "a block stands for everything that leads up to it"
+        cache.extend(prompt, lambda start, stop, ids=prompt: tuple(ids[:stop]))  # type: ignore[misc]
+        assert len(cache) <= max_blocks
+        if len(prompt) // 2 <= max_blocks:
+            assert len(cache.match(prompt)) == len(prompt) // 2
+
+
+def test_the_block_that_was_used_longest_ago_goes_first() -> None:
+    cache: PrefixCache[Sequence[int]] = PrefixCache(1, 3)
+    cache.extend([1, 2], ids_of)
+    cache.extend([3], ids_of)
+    assert len(cache.match([1, 2])) == 2
+    cache.extend([4], ids_of)
+    assert (len(cache.match([1, 2])), len(cache.match([3])), len(cache.match([4]))) == (2, 0, 1)
+    cache.extend([5], ids_of)
+    assert (len(cache.match([1, 2])), len(cache.match([4]))) == (1, 1), "the end of a chain before its beginning"
+
+
+def test_places_are_taken_all_or_none_and_given_back() -> None:
+    telemetry = Telemetry()
+    admission = Admission(slots=2, max_waiting=1, telemetry=telemetry)
+    assert admission.take(1) is True
+    assert admission.take(1) is False
+    with pytest.raises(Overloaded, match="all 2 slots and 1 waiting places"):
+        admission.take(2)
+    assert admission.taken == 2
+    admission.take(1)
+    for _ in range(3):
+        admission.give_back()
+    assert admission.take(3) is True
+    with pytest.raises(BadRequest, match="4 answers at once are more than the 3 places"):
+        admission.take(4)
+    admission.close()
+    with pytest.raises(Unavailable):
+        admission.take(1)
+    rejections = telemetry.registry.get_sample_value("ml_service_admission_rejections_total", {"reason": "queue_full"})
+    assert rejections == 2
+
+
+def test_the_time_to_come_back_follows_how_long_requests_take() -> None:
+    waits = []
+    for seconds in (0.01, 10.0):
+        admission = Admission(slots=2, max_waiting=0, telemetry=Telemetry())
+        for _ in range(100):
+            admission.learn(seconds)
+        admission.take(2)
+        with pytest.raises(Overloaded) as refusal:
+            admission.take(1)
+        waits.append(refusal.value.retry_after_s)
+    assert waits[0] == pytest.approx(0.015, rel=0.1)
+    assert waits[1] == pytest.approx(15, rel=0.1)
