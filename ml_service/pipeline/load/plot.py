@@ -96,8 +96,9 @@ def _mark(axes: Any, points: Sequence[tuple[float, float]], colour: Any) -> None
     halo = withStroke(linewidth=2.5, foreground="white")
     for milliseconds, share in points:
         axes.plot(milliseconds, share, marker="o", color=colour, markersize=5)
+        label = f"{milliseconds:.2g}" if milliseconds < 10 else f"{milliseconds:,.0f}"
         axes.annotate(
-            f"{milliseconds:,.{1 if milliseconds < 10 else 0}f}", (milliseconds, share), xytext=(6, -11),
+            label, (milliseconds, share), xytext=(6, -11),
             textcoords="offset points", color=colour, size=8.5, weight="bold", path_effects=[halo],
         )  # fmt: skip
 
