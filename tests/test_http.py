@@ -9,6 +9,7 @@ import onnx
 import pytest
 from fastapi.testclient import TestClient
 
+from ml_service.backend.schemas import ForwardDelta
 from ml_service.common.bundle import GRAPH_FILE, load_manifest
 
 PROMPT = {"text": "def value_total(count", "max_new_tokens": 12}
@@ -60,6 +61,8 @@ def test_the_stream_is_the_whole_answer_in_pieces(client: TestClient, sampling: 
     assert "".join(data["delta"] for _, data in deltas) == done["prediction"] == whole["prediction"]
     assert done["logprobs"] == whole["logprobs"]
     assert {data["id"] for _, data in deltas} == {answer.headers["x-request-id"]}
+    for _, data in deltas:
+        ForwardDelta.model_validate(data)
 
 
 def test_the_seed_decides_and_sampling_parameters_work(client: TestClient) -> None:
@@ -105,7 +108,7 @@ def test_metadata_are_those_of_the_loaded_file(client: TestClient, bundle: Path)
     for name in ("commit", "date", "experiment", "dataset_fingerprint", "tokenizer_sha256", "precision"):
         assert body[name] == props[name]
     assert body["sha256"] == load_manifest(bundle).files
-    assert {"name": "input_ids", "type": "tensor(int64)", "shape": ["batch", "length"]} in body["inputs"]
+    assert {"name": "input_ids", "type": "tensor(int64)", "shape": ["tokens"]} in body["inputs"]
     assert body["outputs"][0]["name"] == "logits"
 
 

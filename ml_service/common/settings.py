@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     prefill_chunk: int = Field(256, ge=16, le=1024)
     """The most tokens of a prompt that are read in one step; fewer while others wait for their next token."""
     prefix_cache_mib: int | None = Field(None, ge=0)
-    """Memory for beginnings that prompts share, 0 for none; a thirty-second of the free, at most 256, where not given."""
+    """Memory for what prompts share, 0 for none; a thirty-second of the free, at most 256, where not given."""
     lookup_rows: int = Field(16, ge=0, le=256)
     """Guess ahead (prompt look-up) where a step then has at most so many tokens; 0 turns it off."""
     request_timeout_s: float = Field(600.0, gt=0)

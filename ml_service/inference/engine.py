@@ -85,6 +85,10 @@ class Completion:
             self.choices.append(event.choice)
 
 
+Told = tuple[int, Echo | Delta | Finished]
+"""Which answer, and what came of it."""
+
+
 class Engine:
     """Answers prompts with one model; safe to call from one event loop."""
 
@@ -159,10 +163,11 @@ class Engine:
         self, prompt_ids: list[int], parameters: GenerationParameters, request_id: str
     ) -> AsyncGenerator[Delta | Finished, None]:
         """Continue one prompt once, as `stream_all` does."""
-        async with aclosing(self.stream_all(Work([prompt_ids], parameters, request_id))) as events:
-            async for _, event in events:
-                assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
-                yield event
+        async with aclosing(self.stream_all(Work([prompt_ids], parameters, request_id))) as batches:
+            async for batch in batches:
+                for _, event in batch:
+                    assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
+                    yield event
 
     async def complete(
         self,
@@ -178,18 +183,18 @@ class Engine:
     async def complete_all(self, work: Work) -> list[Completion]:
         """All answers, prompt by prompt and choice by choice; cancelling the call stops the work."""
         completions = [Completion() for _ in range(len(work.prompts) * work.n)]
-        async with aclosing(self.stream_all(work, wakes_for_deltas=False)) as events:
-            async for index, event in events:
-                completions[index].add(event)
+        async with aclosing(self.stream_all(work, wakes_for_deltas=False)) as batches:
+            async for batch in batches:
+                for index, event in batch:
+                    completions[index].add(event)
         return completions
 
-    async def stream_all(
-        self, work: Work, *, wakes_for_deltas: bool = True
-    ) -> AsyncGenerator[tuple[int, Echo | Delta | Finished], None]:
+    async def stream_all(self, work: Work, *, wakes_for_deltas: bool = True) -> AsyncGenerator[list[Told], None]:
         """Generate: for each answer its echo where asked for, its deltas, then one `Finished`, under its index.
 
-        Closing the iterator stops the work within one step. Raises Overloaded at once where there are not places
-        for all, and what the model raised where it failed: then all of them end.
+        What has come in the meantime comes together, so that a slow reader costs less. Closing the iterator stops the
+        work within one step. Raises Overloaded at once where there are not places for all, and what the model raised
+        where it failed: then all of them end.
         """
         mailbox: Mailbox[tuple[int, Event]] = Mailbox()
         sequences = await self._sequences(work, mailbox, wakes_for_deltas)
@@ -197,12 +202,15 @@ class Engine:
         open_ones = set(range(len(sequences)))
         try:
             while open_ones:
-                index, event = await mailbox.get()
-                if isinstance(event, Finished | Failed):
-                    open_ones.discard(index)
-                if isinstance(event, Failed):
-                    raise event.error
-                yield index, event
+                batch: list[Told] = []
+                for index, event in await mailbox.get_all():
+                    if isinstance(event, Failed):
+                        open_ones.discard(index)
+                        raise event.error
+                    if isinstance(event, Finished):
+                        open_ones.discard(index)
+                    batch.append((index, event))
+                yield batch
         finally:
             for index in open_ones:
                 self._loop.cancel(sequences[index])

@@ -28,8 +28,8 @@ class Mailbox(Generic[Item]):
             self._is_waiting = False
             self._loop.call_soon_threadsafe(self._arrived.set)
 
-    async def get(self) -> Item:
-        """The next item."""
+    async def get_all(self) -> list[Item]:
+        """What has come since the last time; waits for the first item."""
         while not self._items:
             self._arrived.clear()
             self._is_waiting = True
@@ -37,7 +37,7 @@ class Mailbox(Generic[Item]):
                 self._is_waiting = False
                 break
             await self._arrived.wait()
-        return self._items.popleft()
+        return [self._items.popleft() for _ in range(len(self._items))]
 
 
 def publisher(mailbox: Mailbox[tuple[int, Event]], index: int, *, wakes_for_deltas: bool) -> Callable[[Event], None]:

@@ -13,13 +13,13 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from ml_service.backend.answers import current_id, forward_json, forward_response, parameters_of, token_scores
 from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
 from ml_service.backend.errors import problem_of
+from ml_service.backend.event_batches import Batches, chained, joined
 from ml_service.backend.schemas import ForwardDelta, ForwardRequest, ForwardResponse, Problem
-from ml_service.inference.engine import Completion, Work
+from ml_service.inference.engine import Completion, Engine, Told, Work
 from ml_service.inference.live import LiveModel
 from ml_service.inference.sequence import Delta, Echo, Finished
 
 ERRORS = (400, 401, 403, 413, 415, 429, 503)
-Events = AsyncGenerator[tuple[int, Echo | Delta | Finished], None]
 router = APIRouter(route_class=JsonRoute, tags=["inference"])
 
 
@@ -27,7 +27,7 @@ router = APIRouter(route_class=JsonRoute, tags=["inference"])
     "/forward",
     response_model=ForwardResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": ForwardDelta.model_json_schema()}}},
         **{status: {"model": Problem} for status in ERRORS},
     },
 )
@@ -42,21 +42,21 @@ async def forward(body: ForwardRequest, model: CurrentModel, timeout_s: Timeout)
 
 
 async def _stream(model: LiveModel, work: Work) -> Response:
-    events = model.engine.stream_all(work)
-    first = await anext(events)  # what is refused at the door gets its status, not a stream
-    return EventSourceResponse(_events(model, work, first, events), headers={"Cache-Control": "no-store"})
+    batches = model.engine.stream_all(work)
+    first = await anext(batches)  # what is refused at the door gets its status, not a stream
+    return EventSourceResponse(_events(model, work, first, batches), headers={"Cache-Control": "no-store"})
 
 
-async def _events(
-    model: LiveModel, work: Work, first: tuple[int, Echo | Delta | Finished], events: Events
-) -> AsyncGenerator[bytes, None]:
+async def _events(model: LiveModel, work: Work, first: list[Told], batches: Batches) -> AsyncGenerator[bytes, None]:
     completions = [Completion() for _ in range(work.n)]
-    async with aclosing(events):
+    head = f'data: {{"id":{json.dumps(current_id())},"index":'
+    async with aclosing(batches):
         try:
-            async for index, event in chained(first, events):
-                completions[index].add(event)
-                if (delta := _delta(model, work, index, event)) is not None:
-                    yield format_sse_event(data_str=delta.model_dump_json(exclude_none=True))
+            async for batch in chained(first, batches):
+                for index, event in batch:
+                    completions[index].add(event)
+                if told := b"".join(_delta(model.engine, work, head, index, event) for index, event in joined(batch)):
+                    yield told
             answer = forward_response(model, completions, work.parameters)
             yield format_sse_event(event="done", data_str=json.dumps(forward_json(answer), ensure_ascii=False))
         except Exception as error:  # the status has been sent: the error becomes the stream's last event
@@ -64,17 +64,14 @@ async def _events(
             yield format_sse_event(event="error", data_str=Problem(**body).model_dump_json(exclude_none=True))
 
 
-async def chained(first: tuple[int, Echo | Delta | Finished], events: Events) -> Events:
-    """The first event, which was waited for, and those after it."""
-    yield first
-    async for event in events:
-        yield event
-
-
-def _delta(model: LiveModel, work: Work, index: int, event: Echo | Delta | Finished) -> ForwardDelta | None:
+def _delta(engine: Engine, work: Work, head: str, index: int, event: Echo | Delta | Finished) -> bytes:
+    """A `ForwardDelta`, written by hand: there is one for each token of each stream."""
     assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
     choices = [event.choice] if isinstance(event, Delta) else []
-    scores = token_scores(model.engine, choices, work.parameters) or None
+    scores = token_scores(engine, choices, work.parameters)
     if not event.text and not scores:
-        return None
-    return ForwardDelta(id=current_id(), index=index, delta=event.text, logprobs=scores)
+        return b""
+    body = f'{head}{index},"delta":{json.dumps(event.text, ensure_ascii=False)}'
+    if scores:
+        body += f',"logprobs":{json.dumps([score.model_dump() for score in scores], ensure_ascii=False)}'
+    return f"{body}}}\n\n".encode()

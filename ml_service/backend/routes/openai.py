@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from ml_service.backend.answers import current_id
 from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
-from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, Event, chunk_bytes
+from ml_service.backend.event_batches import Batches, chained, joined
+from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
 from ml_service.backend.openai_schemas import ChatRequest, CompletionRequest, OpenAIRequest
-from ml_service.backend.routes.forward import Events, chained
 from ml_service.common.errors import NotFound
 from ml_service.inference.chat import Message
-from ml_service.inference.engine import Completion, Engine, Work
+from ml_service.inference.engine import Completion, Engine, Told, Work
 from ml_service.inference.live import LiveModel
 
 ACTIVE = "active"
@@ -76,24 +76,26 @@ async def chat(body: ChatRequest, model: CurrentModel, timeout_s: Timeout) -> Re
 async def _answer(model: LiveModel, work: Work, body: OpenAIRequest, writer: Writer) -> Response:
     if not body.stream:
         return JSONResponse(writer.whole(await model.engine.complete_all(work)))
-    events = model.engine.stream_all(work)
-    first = await anext(events)  # what is refused at the door gets its status, not a stream
-    stream = _chunks(work, body, writer, first, events)
+    batches = model.engine.stream_all(work)
+    first = await anext(batches)  # what is refused at the door gets its status, not a stream
+    stream = _chunks(work, body, writer, first, batches)
     return EventSourceResponse(stream, headers={"Cache-Control": "no-store"})
 
 
 async def _chunks(
-    work: Work, body: OpenAIRequest, writer: Writer, first: tuple[int, Event], events: Events
+    work: Work, body: OpenAIRequest, writer: Writer, first: list[Told], batches: Batches
 ) -> AsyncGenerator[bytes, None]:
     done = [Completion() for _ in range(len(work.prompts) * work.n)]
-    async with aclosing(events):
+    async with aclosing(batches):
         try:
             for chunk in writer.first_chunks():
                 yield chunk_bytes(chunk)
-            async for index, event in chained(first, events):
-                done[index].add(event)
-                if (told := writer.chunk(index, event)) is not None:
-                    yield chunk_bytes(told)
+            async for batch in chained(first, batches):
+                for index, event in batch:
+                    done[index].add(event)
+                told = (writer.chunk(index, event) for index, event in joined(batch))
+                if chunks := b"".join(chunk_bytes(chunk) for chunk in told if chunk is not None):
+                    yield chunks
             if body.wants_usage:
                 yield chunk_bytes(writer.usage_chunk(done))
             yield DONE
