@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from lib.tokenizer import load_tokenizer
+from ml_service.common.bundle import TOKENIZER_FILE
 from ml_service.common.errors import BadRequest, Overloaded
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
+from ml_service.inference.constraint import Grammars
 from ml_service.inference.engine import Engine
-from ml_service.inference.live import open_live_model
+from ml_service.inference.live import open_live_model, open_session
+from ml_service.inference.sampler import Sampler
+from ml_service.inference.session import prefill
 from ml_service.utils.telemetry import Telemetry
 
 REQUESTS = 24
@@ -52,18 +57,50 @@ async def answer(engine: Engine, prompt: str, parameters: GenerationParameters) 
     return [choice.token_id for choice in completion.choices], completion.text
 
 
+class Plainly:
+    """The reference: one request at a time, and for each token everything is read again: no cache, no batch."""
+
+    def __init__(self, bundle: Path) -> None:
+        self._session = open_session(bundle, Settings(slots=1, threads=1, prefill_chunk=64))
+        self._tokenizer = load_tokenizer(bundle / TOKENIZER_FILE)
+        architecture = self._session.architecture
+        self._end = architecture.end_of_text_id
+        self._grammars = Grammars(self._tokenizer, architecture.vocabulary_size, self._end)
+
+    def answer(self, prompt: str, parameters: GenerationParameters) -> tuple[list[int], str]:
+        """The tokens that are shown, and the text."""
+        ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids or [self._end]
+        sampler, shown, text = Sampler(parameters, parameters.seed or 0), [], ""
+        constraint = self._grammars.constraint(parameters) if parameters.regex else None
+        while len(shown) < parameters.max_new_tokens and len(ids) < self._session.architecture.context_length:
+            logits_V = prefill(self._session, 0, ids)
+            token_id = sampler.choose(logits_V, ids, constraint.allowed() if constraint else None).token_id
+            if token_id == self._end and not parameters.ignore_eos:
+                break
+            ids.append(token_id)
+            shown.append(token_id)
+            text = self._tokenizer.decode(shown, skip_special_tokens=True)
+            if found := [text.index(stop) for stop in parameters.stop if stop in text]:
+                return shown, text[: min(found)]
+            if constraint is not None:
+                constraint.accept(token_id)
+                if constraint.is_complete:
+                    break
+        return shown, text
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("seed", range(4))
 def test_any_mix_gives_each_request_what_it_gets_alone(
     bundle: Path, bundle_fp32: Path, precision: str, seed: int
 ) -> None:
     directory = bundle if precision == "int8" else bundle_fp32
-    plain = engine_of(directory, slots=1, prefix_cache_mib=0, lookup_rows=0, prefill_chunk=64)
+    plain = Plainly(directory)
     clever = engine_of(directory, slots=6, prefix_cache_mib=8, lookup_rows=16, prefill_chunk=16)
 
     async def all_of_them() -> None:
         wanted = requests(seed)
-        alone = [await answer(plain, *request) for request in wanted]
+        alone = [plain.answer(*request) for request in wanted]
         left = [asyncio.create_task(answer(clever, *request)) for request in wanted[:3]]
         together = [asyncio.create_task(answer(clever, *request)) for request in wanted]
         await asyncio.sleep(0)
@@ -75,7 +112,6 @@ def test_any_mix_gives_each_request_what_it_gets_alone(
             await asyncio.sleep(0.001)
 
     asyncio.run(all_of_them())
-    plain.stop()
     clever.stop()
 
 
