@@ -54,15 +54,15 @@ def test_each_request_ends_exactly_once_and_under_its_reason(world: World) -> No
     world.session.fail_next = ModelFailure("refused")
     ask(world.loop, [1]).end()
     world.session.gate.clear()
-    soon = time.perf_counter() + 0.01
-    late = Asked([1], GenerationParameters(ignore_eos=True), soon)
+    soon = time.perf_counter() + 0.2
+    late = Asked([1], GenerationParameters(ignore_eos=True, max_new_tokens=60), soon)
     leaver = Asked([2], GenerationParameters(ignore_eos=True, max_new_tokens=50))
     waiting = Asked([3], GenerationParameters(max_new_tokens=1, ignore_eos=True))
     for request in (late, leaver, waiting):
         world.loop.submit(request.sequence)
-    world.loop.cancel(leaver.sequence)
     with pytest.raises(Overloaded):
         ask(world.loop, [4])
+    world.loop.cancel(leaver.sequence)
     while time.perf_counter() < soon:
         time.sleep(0.002)
     world.session.gate.set()
@@ -117,6 +117,7 @@ def test_tokens_and_times_are_counted(world: World) -> None:
     steps = [sum(len(row.token_ids) for row in batch) for batch in world.session.batches]
     assert world.value("iteration_tokens_total_count") == len(steps)
     assert world.value("iteration_tokens_total_sum") == sum(steps)
+    ask(world.loop, [1, 2, 3], max_new_tokens=60, ignore_eos=True).end()
     drafted = world.value("spec_decode_num_draft_tokens_total")
     assert drafted >= world.value("spec_decode_num_accepted_tokens_total") > 0
 

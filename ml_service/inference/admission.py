@@ -47,7 +47,6 @@ class Admission:
                 )
             was_idle = self._taken == 0
             self._taken += count
-            self._telemetry.waiting.inc(count)
             return was_idle
 
     def give_back(self) -> None:

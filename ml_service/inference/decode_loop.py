@@ -25,8 +25,6 @@ from ml_service.utils.telemetry import Telemetry
 log = EventLogger("decode_loop")
 _ECHO_LOGITS = 2**21
 """Logits of one piece of a prompt whose tokens are all scored: more would hold up the others."""
-_LOAD_EVERY = 16
-"""Steps between two looks at how full the cache is."""
 Message = tuple[Literal["submit", "cancel", "stop"], Sequence | None]
 
 
@@ -51,11 +49,13 @@ class DecodeLoop:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._admission = Admission(session.slots, max_waiting, telemetry)
         self._moved_at = time.monotonic()
-        self._steps = 0
         self._has_leavers = False
         self._earliest_deadline = math.inf
         self._gaps_s: list[float] = []
         """Between the tokens of this step and those before; told to the telemetry once a step."""
+        telemetry.watch_load(
+            running=lambda: self.running, waiting=lambda: self.busy - self.running, usage=lambda: self.cache_usage
+        )
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
         self._thread.start()
 
@@ -84,6 +84,16 @@ class DecodeLoop:
         """Sequences that are not finished."""
         return self._admission.taken
 
+    @property
+    def running(self) -> int:
+        """Sequences with a slot."""
+        return self._scheduler.running
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the slots' tokens in use, 0 to 1; a look from another thread, so a step old at most."""
+        return self._scheduler.cached_tokens / (self._slots.count * self._session.architecture.context_length)
+
     def last_step_age_s(self) -> float:
         """How long the loop has not moved although it has work; 0 where it is idle."""
         return time.monotonic() - self._moved_at if self.busy else 0.0
@@ -99,9 +109,6 @@ class DecodeLoop:
                     self._read_on(sequence)
                 case batch if batch:
                     self._decode(batch)
-            self._steps += 1
-            if self._steps % _LOAD_EVERY == 0:
-                self._show_load()
             self._moved_at = time.monotonic()
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
@@ -142,7 +149,6 @@ class DecodeLoop:
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.admitted_at = time.perf_counter()
-            self._show_load()
 
     def _read_on(self, sequence: Sequence) -> None:
         """Read the next piece of a prompt; behind its last one the first token is chosen."""
@@ -275,13 +281,6 @@ class DecodeLoop:
     def _forget(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         self._admission.give_back()
-        self._show_load()  # before its client knows: who asks for the metrics then must not find it running
-
-    def _show_load(self) -> None:
-        self._telemetry.running.set(self._scheduler.running)
-        self._telemetry.waiting.set(self._scheduler.waiting)
-        used = sum(sequence.cached for sequence in self._scheduler.everyone())
-        self._telemetry.cache_usage.set(used / (self._slots.count * self._session.architecture.context_length))
 
     def _publish(self, sequence: Sequence, event: Event) -> None:
         try:

@@ -33,6 +33,11 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens in the slots of those who run; may be asked from another thread."""
+        return sum(sequence.cached for sequence in tuple(self._running))
+
+    @property
     def has_work(self) -> bool:
         """Whether there is anyone to serve."""
         return bool(self._waiting or self._running)

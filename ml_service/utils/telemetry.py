@@ -116,6 +116,14 @@ class Telemetry:
         self.decode_time.observe(decode_s)
         self.e2e.observe(total_s)
 
+    def watch_load(
+        self, running: Callable[[], float], waiting: Callable[[], float], usage: Callable[[], float]
+    ) -> None:
+        """Ask for the load whenever Prometheus comes: a step pays nothing for it."""
+        self.running.set_function(running)
+        self.waiting.set_function(waiting)
+        self.cache_usage.set_function(usage)
+
     def watch_step_age(self, age: Callable[[], float]) -> None:
         """Ask for the age whenever Prometheus comes."""
         self.last_step_age.set_function(age)
