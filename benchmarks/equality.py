@@ -6,13 +6,12 @@ import argparse
 import random
 from pathlib import Path
 
-import onnx
 import torch
 from tqdm import tqdm
 
 from benchmarks.bundle_quality import held_out_documents
 from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import GRAPH_FILE, TOKENIZER_FILE, load_architecture, verify_files
+from ml_service.common.bundle import TOKENIZER_FILE, load_architecture, verify_files
 from ml_service.common.settings import Settings
 from ml_service.inference.live import open_session
 from ml_service.inference.session import Row, Session, prefill
@@ -32,7 +31,7 @@ def main() -> None:
     source = random.Random(0)
     starts = [source.randrange(len(ids) - 256) for _ in range(arguments.prompts)]
     prompts = [ids[start : start + source.randint(1, 256)] for start in starts]
-    model = load_model(onnx.load(str(arguments.bundle / GRAPH_FILE)), load_architecture(arguments.bundle))
+    model = load_model(arguments.bundle, load_architecture(arguments.bundle))
     expected = []
     for prompt in tqdm(prompts, desc="generate"):
         row = torch.tensor([prompt])

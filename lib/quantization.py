@@ -104,7 +104,8 @@ def _best_factors(groups_NGI: Weights, ranges_NG: Weights, scales_N: Scales) -> 
 
 
 def _rounded(groups_NGI: Weights, steps_NG: Scales) -> Weights:
-    return np.rint(groups_NGI / steps_NG[..., None]).clip(SMALLEST_NIBBLE, LARGEST_NIBBLE)
+    codes_NGI: Weights = np.rint(groups_NGI / steps_NG[..., None]).clip(SMALLEST_NIBBLE, LARGEST_NIBBLE)
+    return codes_NGI
 
 
 def _check(weight_NK: Weights) -> None:

@@ -95,6 +95,11 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _export(run, tmp_path_factory.mktemp("bundles") / "int8", "int8")
 
 
+@pytest.fixture(scope="session")
+def bundle_int4(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _export(run, tmp_path_factory.mktemp("bundles") / "int4", "int4")
+
+
 def _export(run: Path, output: Path, precision: str) -> Path:
     from ml_service.pipeline.stages import export_model
 

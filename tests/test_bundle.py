@@ -69,7 +69,7 @@ def test_weights_too_large_for_one_message_lie_beside_the_graph_and_are_hashed_t
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ml_service.training.export.LARGEST_MESSAGE_BYTES", 1000)
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "int8", "int4"):
         output = tmp_path / precision
         manifest = export_model(run, output, precision)  # type: ignore[arg-type]
         assert WEIGHTS_FILE in manifest.files
@@ -82,7 +82,8 @@ def test_weights_too_large_for_one_message_lie_beside_the_graph_and_are_hashed_t
 def test_the_graph_has_dynamic_axes(bundle: Path) -> None:
     graph = onnx.load(str(bundle / GRAPH_FILE)).graph
     axes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
-    assert axes["input_ids"] == ["batch", "length"]
+    assert axes["input_ids"] == ["tokens"]
+    assert axes["grid"] == ["batch", "length"]
     assert axes["past.0.key"][0] == "batch"
     assert axes["past.0.key"][2] == "capacity"
 
@@ -120,7 +121,7 @@ def test_a_foreign_graph_is_refused_by_its_inputs(copy: Path) -> None:
 
 def test_changed_weights_do_not_prove_themselves(copy: Path) -> None:
     model = onnx.load(str(copy / GRAPH_FILE))
-    (scales,) = [t for t in model.graph.initializer if t.name == "model.layers.1.mlp.down_proj.weight.scales"]
+    (scales,) = [t for t in model.graph.initializer if t.name == "model.layers.1.mlp.down_proj.weight.T.scales"]
     values = onnx.numpy_helper.to_array(scales) * 30
     scales.CopyFrom(onnx.numpy_helper.from_array(values, scales.name))
     onnx.save(model, str(copy / GRAPH_FILE))

@@ -75,21 +75,6 @@ def _margin(reference: Qwen3ForCausalLM, ids: list[int]) -> float:
     return float(best[0] - best[1])
 
 
-def test_rows_do_not_depend_on_their_neighbours(bundle: Path, bundle_fp32: Path, prompts: list[list[int]]) -> None:
-    for directory in (bundle, bundle_fp32):
-        session = OnnxSession(directory, load_architecture(directory), slots=4, chunk=64, threads=2)
-        alone = [session.run([Row(slot, 0, prompts[slot])])[0] for slot in range(4)]
-        steps_alone = [session.run([Row(slot, len(prompts[slot]), [5])])[0] for slot in range(4)]
-        for slot in range(4):
-            session.run([Row(slot, 0, prompts[slot])])
-        for chosen in ([0, 1, 2, 3], [1, 3], [0, 2, 3]):
-            together = session.run([Row(slot, len(prompts[slot]), [5]) for slot in chosen])
-            for slot, logits_V in zip(chosen, together, strict=True):
-                assert (logits_V == steps_alone[slot]).all()
-        assert (session.run([Row(2, 0, prompts[2])])[0] == alone[2]).all()
-        session.close()
-
-
 def test_a_used_slot_answers_as_a_fresh_one(session: Session, prompts: list[list[int]]) -> None:
     longest = max(prompts, key=len)
     fresh = greedy(session, prompts[0], NEW_TOKENS, slot=3)
@@ -106,13 +91,16 @@ def test_logits_of_all_tokens_are_those_of_each_prefix(session: Session, prompts
         np.testing.assert_allclose(every[length - 1], last, atol=1e-4)
 
 
-def test_the_torch_runtime_reads_the_8_bit_weights_that_the_graph_has(bundle: Path, prompts: list[list[int]]) -> None:
-    architecture = load_architecture(bundle)
-    onnx_session = OnnxSession(bundle, architecture, slots=1, chunk=64, threads=1)
-    torch_session = TorchSession(bundle, architecture, slots=1, chunk=64, threads=1)
-    for prompt in prompts[:20]:
-        ours, theirs = onnx_session.run([Row(0, 0, prompt)])[0], torch_session.run([Row(0, 0, prompt)])[0]
-        assert np.abs(ours - theirs).max() < 0.25
-        assert np.corrcoef(ours, theirs)[0, 1] > 0.999
-    onnx_session.close()
-    torch_session.close()
+def test_the_torch_runtime_reads_the_rounded_weights_that_the_graph_has(
+    bundle: Path, bundle_int4: Path, prompts: list[list[int]]
+) -> None:
+    for directory in (bundle, bundle_int4):
+        architecture = load_architecture(directory)
+        onnx_session = OnnxSession(directory, architecture, slots=1, chunk=64, threads=1)
+        torch_session = TorchSession(directory, architecture, slots=1, chunk=64, threads=1)
+        for prompt in prompts[:20]:
+            ours, theirs = onnx_session.run([Row(0, 0, prompt)])[0], torch_session.run([Row(0, 0, prompt)])[0]
+            assert np.abs(ours - theirs).max() < 0.3 * theirs.std()
+            assert np.corrcoef(ours, theirs)[0, 1] > 0.999
+        onnx_session.close()
+        torch_session.close()

@@ -18,7 +18,6 @@ from safetensors.numpy import load_file
 from lib.budget import Budget
 from lib.learning_rate import warmup_stable_decay
 from lib.modeling import PRESETS, count_parameters, create_model
-from lib.quantization import dequantize_blocks, quantize_blocks
 from lib.training_loop import TrainingClock
 from ml_service.common.errors import Conflict
 from ml_service.common.settings import PROJECT
@@ -186,18 +185,3 @@ def test_presets_have_the_sizes_that_they_claim() -> None:
         assert small_plan(steps=1, preset=preset).preset == preset
     with pytest.raises(ValidationError, match="'nano', 'mini'"):
         small_plan(steps=1, preset="huge")
-
-
-def test_quantised_weights_come_back_within_half_a_step() -> None:
-    weight = np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)
-    weight[3, :64] = 0
-    codes, scales = quantize_blocks(weight, 64)
-    assert codes.shape == (8, 2, 64)
-    error = np.abs(dequantize_blocks(codes, scales) - weight).reshape(8, 2, 64)
-    assert (error <= scales[..., None] * 0.5001).all()
-    again = quantize_blocks(dequantize_blocks(codes, scales), 64)
-    assert (again[0] == codes).all()
-    with pytest.raises(ValueError, match="not finite"):
-        quantize_blocks(np.full((1, 64), np.nan, np.float32), 64)
-    with pytest.raises(ValueError, match="multiple"):
-        quantize_blocks(np.zeros((1, 63), np.float32), 64)

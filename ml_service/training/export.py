@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def _write(
             onnx.helper.set_model_props(graph, metadata_props(manifest))
             save_graph(graph, directory)
         else:
-            save_file(weights, directory / CHECKPOINT_FILE, metadata_props(manifest))
+            save_file(dict(weights), directory / CHECKPOINT_FILE, metadata_props(manifest))
         describe(directory, manifest, architecture)
         files = {path.name: sha256_of_file(path) for path in sorted(directory.iterdir())}
         manifest = manifest.model_copy(update={"files": files})
@@ -189,7 +189,7 @@ def _manifest(origin: Origin, directory: Path, precision: Precision, commit: str
     )
 
 
-def _final_scores(points: list[Mapping[str, Any]]) -> dict[str, float]:
+def _final_scores(points: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     scores: dict[str, float] = {}
     for point in points:
         scores |= {name: value for name, value in point.items() if name.startswith("validation_")}

@@ -10,11 +10,13 @@ from onnx import TensorProto, helper
 
 from ml_service.common.bundle import (
     CACHE_KINDS,
+    GRID,
     INPUT_IDS,
     LAST_POSITIONS,
     LOGIT_ROWS,
     LOGITS,
     MAX_TOTAL_LENGTH,
+    PLACES,
     QUERY_LENGTHS,
     Architecture,
     CacheKind,
@@ -36,9 +38,9 @@ EMBEDDING = "model.embed_tokens.weight"
 def build_graph(architecture: Architecture, family: Family, weights: Weights, precision: Precision) -> onnx.ModelProto:
     """Build the graph for weights under their names in transformers.
 
-    Inputs and outputs are those of `common/bundle.py`. The tokens of all rows lie flat below each other but for
-    attention: GroupQueryAttention with rotary embedding inside and `query_seqlens`, so rows of different lengths share
-    a step and the cache is written in place. Raises NoGraph where a weight is left over.
+    Inputs and outputs are those of `common/bundle.py`. The tokens of all rows lie flat below each other, so padding
+    costs no product; attention alone sees rows: GroupQueryAttention with rotary embedding inside and `query_seqlens`,
+    so rows of different lengths share a step and the cache is written in place. Raises NoGraph where a weight is left.
     """
     return _GraphBuilder(architecture, family, weights, precision).build()
 
@@ -60,13 +62,11 @@ class _GraphBuilder:
         self._a, self._family = architecture, family
         self._weights = _Used(weights)
         self._n = Nodes()
-        self._ids = self._n.add("Reshape", [INPUT_IDS, self._n.shape(-1)], "tokens")
         self._products = Products(self._n, self._weights, precision)
+        self._ids, self._places = self._products.rows(INPUT_IDS), self._products.rows(PLACES)
         self._zero_points = self._products.zero_points(self._ids)
 
     def build(self) -> onnx.ModelProto:
-        batch_shape = self._n.add("Shape", [INPUT_IDS], "batch_shape")
-        self._batched = self._n.add("Concat", [batch_shape, self._n.shape(-1)], "batched_shape", axis=0)
         hidden, residual = self._embed(), ""
         for index, layer in enumerate(self._family.layers):
             hidden, residual = self._layer(index, layer, hidden, residual)
@@ -108,15 +108,15 @@ class _GraphBuilder:
             scale=self._family.attention_scale, softcap=self._family.attention_cap,
             local_window_size=layer.window or -1,
         )  # fmt: skip
-        flat = self._n.add(
-            "Reshape", [outputs[0], self._n.shape(-1, self._a.heads * self._a.head_size)], f"{prefix}/flat"
-        )
-        return self._linear(flat, prefix, ["o_proj"])
+        width = self._a.heads * self._a.head_size
+        places = self._n.add("Reshape", [outputs[0], self._n.shape(-1, width)], f"{prefix}/places")
+        tokens = self._n.add("Gather", [places, self._places], f"{prefix}/tokens")
+        return self._linear(tokens, prefix, ["o_proj"])
 
     def _query_key_value(self, prefix: str, packed: str) -> list[str]:
         """As attention takes them: packed, or apart where query and key have norms of their own."""
         if f"{prefix}.q_norm.weight" not in self._weights:
-            return [self._n.add("Reshape", [packed, self._batched], f"{prefix}/qkv"), "", ""]
+            return [self._n.add("Gather", [packed, GRID], f"{prefix}/qkv"), "", ""]
         a, n = self._a, self._n
         widths = n.shape(*(heads * a.head_size for heads in (a.heads, a.key_value_heads, a.key_value_heads)))
         query, key, value = n.add_many("Split", [packed, widths], [f"{prefix}/{part}" for part in "qkv"], axis=-1)
@@ -125,11 +125,12 @@ class _GraphBuilder:
             self._head_norm(key, f"{prefix}.k_norm.weight", a.key_value_heads),
             value,
         ]
-        return [n.add("Reshape", [part, self._batched], f"{part}/batched") for part in parts]
+        return [n.add("Gather", [part, GRID], f"{part}/grid") for part in parts]
 
     def _head_norm(self, value: str, name: str, heads: int) -> str:
         split = self._n.add("Reshape", [value, self._n.shape(-1, heads, self._a.head_size)], f"{name}/heads")
-        return self._norm(split, "", name)[0]
+        normed, _ = self._norm(split, "", name)
+        return self._n.add("Reshape", [normed, self._n.shape(-1, heads * self._a.head_size)], f"{name}/flat")
 
     def _feed_forward(self, prefix: str, normed: str) -> str:
         prefix = f"{prefix}.mlp"
@@ -182,18 +183,19 @@ class _GraphBuilder:
         return self._n.add("Mul", [embedded, self._n.number(self._family.embedding_factor)], "embedded/scaled")
 
     def _head(self, normed: str) -> None:
-        """Logits of the asked-for rows only: the head is the largest product."""
-        rows = self._n.add("Gather", [normed, LOGIT_ROWS], "wanted")
-        wanted = self._products.operand(rows, self._products.zero_points(LOGIT_ROWS))
-        cap = self._family.logit_cap
-        output = f"{LOGITS}/raw" if cap else LOGITS
+        """Logits of the asked-for tokens only: the head is the largest product."""
+        wanted = self._n.add("Gather", [normed, self._products.rows(LOGIT_ROWS)], "wanted")
+        operand = self._products.operand(wanted, self._products.zero_points(LOGIT_ROWS))
         if self._a.tied_embeddings:
-            self._products.tied_product(wanted, EMBEDDING, output)
+            logits = self._products.tied_product(operand, EMBEDDING, f"{LOGITS}/product")
         else:
-            self._products.product(wanted, ["lm_head.weight"], output)
-        if cap:
-            scaled = self._n.add("Mul", [output, self._n.number(1 / cap)], f"{LOGITS}/scaled")
-            self._n.add("Mul", [self._n.add("Tanh", [scaled], f"{LOGITS}/tanh"), self._n.number(cap)], LOGITS)
+            logits = self._products.product(operand, ["lm_head.weight"])
+        if cap := self._family.logit_cap:
+            scaled = self._n.add("Mul", [logits, self._n.number(1 / cap)], f"{LOGITS}/scaled")
+            bounded = self._n.add("Tanh", [scaled], f"{LOGITS}/bounded")
+            logits = self._n.add("Mul", [bounded, self._n.number(cap)], f"{LOGITS}/capped")
+        self._products.wanted_rows(logits)
+        self._n.call_last(LOGITS)
 
     def _rotary_tables(self, rotary: Rotary) -> list[str]:
         key = f"{rotary.frequencies[-1]:.9g}x{rotary.factor:.9g}"
@@ -208,7 +210,9 @@ class _GraphBuilder:
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         info = helper.make_tensor_value_info
         fixed = [
-            info(INPUT_IDS, TensorProto.INT64, ["batch", "length"]),
+            info(INPUT_IDS, TensorProto.INT64, ["tokens"]),
+            info(GRID, TensorProto.INT64, ["batch", "length"]),
+            info(PLACES, TensorProto.INT64, ["tokens"]),
             info(QUERY_LENGTHS, TensorProto.INT32, ["batch"]),
             info(LAST_POSITIONS, TensorProto.INT32, ["batch"]),
             info(MAX_TOTAL_LENGTH, TensorProto.INT32, []),

@@ -42,6 +42,10 @@ class Nodes:
         """A node with one output."""
         return self.add_many(operator, inputs, [output], domain, **attributes)[0]
 
+    def call_last(self, name: str) -> None:
+        """Give the output of the last node the name that the graph promises."""
+        self.nodes[-1].output[0] = name
+
     def add_many(
         self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
     ) -> list[str]:

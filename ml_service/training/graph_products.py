@@ -49,6 +49,25 @@ class Products:
         if precision != "fp32":
             self._zero_point = nodes.constant("zero_point", np.array(ZERO_POINT, np.uint8))
 
+    def rows(self, vector: str) -> str:
+        """A vector with an element for each row of a product.
+
+        In fp32 its first element comes once more: ONNX Runtime multiplies a single row by another way than several,
+        and it would come out otherwise alone than beside others.
+        """
+        if self._precision != "fp32":
+            return vector
+        n = self._n
+        first = n.add("Slice", [vector, n.shape(0), n.shape(1)], f"{vector}/first")
+        return n.add("Concat", [vector, first], f"{vector}/and_first", axis=0)
+
+    def wanted_rows(self, product: str) -> str:
+        """The rows of a product without what `rows` added."""
+        if self._precision != "fp32":
+            return product
+        n = self._n
+        return n.add("Slice", [product, n.shape(0), n.shape(-1), n.shape(0)], f"{product}/wanted")
+
     def zero_points(self, tokens: str) -> str:
         """As many zero points as there are elements in a vector; empty in fp32."""
         if self._precision == "fp32":
@@ -69,11 +88,11 @@ class Products:
         codes = n.add("QuantizeLinear", [value, flat, zero_points], f"{value}/codes", axis=0)
         return Operand(codes, column)
 
-    def product(self, operand: Operand, names: Sequence[str], output: str = "") -> str:
+    def product(self, operand: Operand, names: Sequence[str]) -> str:
         """One product with the named weights below each other."""
         stem = stem_of(names, is_turned=True)
+        output = f"{stem}/product"
         self._store(product_tensors(self._weights, names, self._precision))
-        output = output or f"{stem}/product"
         if self._precision == "fp32":
             return self._n.add("MatMul", [operand.values, stem], output)
         codes = f"{stem}{CODES}" if self._precision == "int8" else self._expanded(names)

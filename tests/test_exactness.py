@@ -1,0 +1,98 @@
+"""A token's logits depend on the tokens before it and on nothing else: not one bit, in every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ml_service.common.bundle import load_architecture
+from ml_service.inference.session import Logits, OnnxSession, Row
+
+SLOTS = 32
+CHUNK = 32
+WINDOW = 64
+TOKENS = np.random.default_rng(0).integers(1, 257, (SLOTS, WINDOW)).tolist()
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+def session(
+    request: pytest.FixtureRequest, bundle_fp32: Path, bundle: Path, bundle_int4: Path
+) -> Iterator[OnnxSession]:
+    directory = {"fp32": bundle_fp32, "int8": bundle, "int4": bundle_int4}[request.param]
+    session = OnnxSession(directory, load_architecture(directory), slots=SLOTS, chunk=CHUNK, threads=2)
+    yield session
+    session.close()
+
+
+def read(session: OnnxSession, slot: int, tokens: Sequence[int], pieces: Sequence[int], start: int = 0) -> Logits:
+    """The logits after each token, read in pieces of these lengths; the last one is repeated as often as it takes."""
+    logits, position, lengths = [], 0, iter([*pieces, *[pieces[-1]] * len(tokens)])
+    while position < len(tokens):
+        piece = tokens[position : position + next(lengths)]
+        logits.append(session.run([Row(slot, start + position, piece, wants_all=True)]))
+        position += len(piece)
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("equally_long", [True, False])
+def test_a_row_is_the_same_alone_and_among_up_to_31_others(session: OnnxSession, equally_long: bool) -> None:
+    lengths = [20 if equally_long else 1 + slot for slot in range(SLOTS)]
+    for slot, length in enumerate(lengths):
+        read(session, slot, TOKENS[slot][:length], [CHUNK])
+    rows = [Row(slot, length, [TOKENS[slot][length]]) for slot, length in enumerate(lengths)]
+    alone = [session.run([row])[0] for row in rows]
+    for width in range(1, SLOTS + 1):
+        for first in {0, SLOTS - width}:
+            together = session.run(rows[first : first + width])
+            assert all((ours == alone[first + index]).all() for index, ours in enumerate(together))
+    with_gaps = session.run(rows[1::5])
+    assert all((ours == theirs).all() for ours, theirs in zip(with_gaps, alone[1::5], strict=True))
+
+
+def test_a_row_is_the_same_beside_longer_and_shorter_ones(session: OnnxSession) -> None:
+    counts = [1, 7, 2, 1, CHUNK, 3, 8, 1]
+    for slot in range(len(counts)):
+        read(session, slot, TOKENS[slot][: 2 + slot], [CHUNK])
+    rows = [
+        Row(slot, 2 + slot, TOKENS[slot][2 + slot : 2 + slot + count], wants_all=True)
+        for slot, count in enumerate(counts)
+    ]
+    together = np.split(session.run(rows), np.cumsum(counts)[:-1])
+    for row, ours in zip(rows, together, strict=True):
+        assert (ours == session.run([row])).all()
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(st.integers(1, CHUNK), min_size=1, max_size=6))
+def test_a_text_is_the_same_in_whatever_pieces_it_is_read(session: OnnxSession, pieces: list[int]) -> None:
+    expected = read(session, 0, TOKENS[0], [1])
+    assert (read(session, 1, TOKENS[0], pieces) == expected).all()
+
+
+@pytest.mark.parametrize("guesses", range(2, 9))
+def test_guessed_tokens_get_the_logits_of_single_steps(session: OnnxSession, guesses: int) -> None:
+    for slot in range(4):
+        read(session, slot, TOKENS[slot][:10], [CHUNK])
+        verified = read(session, slot, TOKENS[slot][10 : 10 + guesses], [guesses], start=10)
+        single = read(session, slot, TOKENS[slot][10 : 10 + guesses], [1], start=10)
+        assert (verified == single).all()
+
+
+def test_a_processor_that_saturates_computes_the_same(
+    bundle: Path, bundle_int4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (bundle, bundle_int4):
+        logits = []
+        for saturates in (False, True):
+            monkeypatch.setattr(
+                "ml_service.inference.session.saturates_8_bit_products", lambda saturates=saturates: saturates
+            )
+            session = OnnxSession(directory, load_architecture(directory), slots=1, chunk=CHUNK, threads=1)
+            logits.append(read(session, 0, TOKENS[0], [CHUNK]))
+            session.close()
+        assert (logits[0] == logits[1]).all()
