@@ -52,6 +52,9 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.equality $(BUNDLE)
 	$(BIN)/python -m benchmarks.first_answer $(BUNDLE)
 	$(BIN)/python -m benchmarks.completions $(BUNDLE)
+	$(BIN)/python -m benchmarks.http_overhead $(BUNDLE)
+	$(BIN)/python -m benchmarks.fairness $(BUNDLE)
+	$(BIN)/python -m benchmarks.soak $(BUNDLE)
 	$(BIN)/python -m benchmarks.training_step
 
 lock: ## make requirements.lock anew from pyproject.toml
