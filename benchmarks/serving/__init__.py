@@ -1,0 +1,1 @@
+"""Our engine beside its peers, in one run, on the same weights."""
