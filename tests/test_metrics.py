@@ -75,8 +75,8 @@ def test_each_request_ends_exactly_once_and_under_its_reason(world: World) -> No
 def test_load_is_shown_while_it_lasts(world: World) -> None:
     world.session.gate.clear()
     asked = [ask(world.loop, [1 + number] * 20, max_new_tokens=5, ignore_eos=True) for number in range(3)]
-    world.until(lambda: world.value("num_requests_running") == 2)
-    assert world.value("num_requests_waiting") == 1
+    world.until(lambda: world.value("num_requests_running") >= 1)  # and then the loop stands at the gate
+    assert world.value("num_requests_waiting") == 3 - world.value("num_requests_running") >= 1
     assert world.loop.last_step_age_s() > 0
     world.session.gate.set()
     for request in asked:
