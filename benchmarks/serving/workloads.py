@@ -10,7 +10,7 @@ from benchmarks.serving.workers.protocol import Load, Request
 
 Kind = Literal["mixed", "first_token", "shared"]
 CONCURRENCIES = (1, 8, 32)
-REQUESTS = {1: 8, 8: 32, 32: 64}
+REQUESTS = {1: 4, 8: 24, 32: 64}
 QUICK_REQUESTS = {1: 2, 8: 8, 32: 32}
 PROMPT_TOKENS = (16, 256)
 NEW_TOKENS = (64, 128)

@@ -1,8 +1,8 @@
-"""CTranslate2: its own batches, each row ended by its callback; int8 only, since its 4 bit (AWQ) needs a GPU.
+"""CTranslate2: its own batches, each row ended by its callback; int8 only, as its 4 bit (AWQ) needs a GPU.
 
-Tuning: int8 weights and activations, one replica with 2 threads (two replicas with one thread each were slower at one
-client), the prompt read at once, all requests given at once with a batch as wide as there are clients: it sorts them by
-length, so that little is padded. Shared beginnings go in as its cached static prompt.
+Tuning: int8 weights and activations, one replica with 2 threads, the prompt read at once, all requests given at once
+with batches as wide as there are clients: it sorts them by length, so that little is padded. The callback costs 3 % and
+saves the rest of a finished row. Shared beginnings go in as its cached static prompt.
 """
 
 from __future__ import annotations
