@@ -1,12 +1,17 @@
-"""Memory: how much is free; glibc's allocator told to keep freed pages, or to give them back."""
+"""Memory: how much is free, pages taken as needed, glibc's allocator told to keep freed ones or to give them back."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
+import mmap
 import os
 from functools import cache
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 1 << 30
@@ -35,6 +40,22 @@ def _control_group_left() -> int | None:
     except (OSError, ValueError):
         return None
     return None if limit == "max" else max(int(limit) - used, 0)
+
+
+def pages_as_needed(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros in fp32 whose memory is taken page by page when first written, never in huge pages.
+
+    A huge page is zeroed as a whole at the first touch of any of it: for a cache of which every slot begins elsewhere
+    that is hundreds of milliseconds in the middle of a step, and memory for tokens that never come.
+    """
+    size_bytes = max(int(np.prod(shape)) * 4, 1)
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.zeros(shape, np.float32)
+    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.float32, int(np.prod(shape))).reshape(shape)
 
 
 @cache

@@ -53,12 +53,12 @@ def test_guesses_grow_while_they_come_true_and_pause_where_they_do_not() -> None
     assert len(lookup.propose(later, 20)) == 2
 
 
-def test_a_piece_of_a_prompt_takes_at_most_two_decode_steps() -> None:
+def test_a_piece_of_a_prompt_takes_at_most_one_decode_step_and_a_half() -> None:
     pace = Pace()
     assert pace.fair_chunk(256) == 256  # nothing is known yet
     pace.read(256, 0.256)
     pace.decoded(0.020)
-    assert pace.fair_chunk(256) == 40
+    assert pace.fair_chunk(256) == 24
     for _ in range(50):
         pace.decoded(0.001)
     assert pace.fair_chunk(256) == 16

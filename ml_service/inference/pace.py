@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _SMOOTHING = 0.2
-_FAIR_RATIO = 2.0
-"""A piece of prompt between two decode steps may take as long as so many of them: then no pause is over three."""
+_FAIR_RATIO = 1.5
+"""A piece of prompt between two decode steps may take as long as so many of them: a pause is then well under three."""
 _SHORTEST_CHUNK = 16
 _GRANULE = 8
 

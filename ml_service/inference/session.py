@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from lib.memory import pages_as_needed
 from lib.processor import saturates_8_bit_products
 from ml_service.common.bundle import (
     CACHE_KINDS,
@@ -126,7 +127,7 @@ class OnnxSession:
         # A right-padded row may reach past the context by the length of a chunk.
         self._capacity = architecture.context_length + chunk
         shape = (slots, architecture.key_value_heads, self._capacity, architecture.head_size)
-        self._caches = [np.zeros(shape, np.float32) for _ in range(2 * architecture.layers)]
+        self._caches = [pages_as_needed(shape) for _ in range(2 * architecture.layers)]
         self.cache_bytes_per_token = sum(cache[0, :, 0].nbytes for cache in self._caches)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
