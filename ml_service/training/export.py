@@ -21,6 +21,7 @@ from lib.provenance import UNKNOWN_COMMIT, current_commit, now_utc, versions
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import (
     CARD_FILE,
+    CHAT_TEMPLATE_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -99,8 +100,20 @@ def import_bundle(
 
     def describe(directory: Path, manifest: Manifest, architecture: Architecture) -> None:
         (directory / CARD_FILE).write_text(imported_card(manifest, architecture), encoding="utf-8")
+        if (template := _chat_template(checkpoint)) is not None:
+            (directory / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
     return _write(checkpoint, output, precision, origin, repository, describe, prove)
+
+
+def _chat_template(checkpoint: Path) -> str | None:
+    """A file of its own, or a string in the tokenizer's configuration; several named ones are nobody's default."""
+    if (path := checkpoint / CHAT_TEMPLATE_FILE).is_file():
+        return path.read_text(encoding="utf-8")
+    if not (path := checkpoint / "tokenizer_config.json").is_file():
+        return None
+    template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _write(
