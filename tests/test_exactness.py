@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_service.common.bundle import load_architecture
-from ml_service.inference.session import Logits, OnnxSession, Row
+from ml_service.inference.session import Logits, OnnxSession, Row, ragged_step, single_token_step
 
 SLOTS = 32
 CHUNK = 32
@@ -96,3 +96,14 @@ def test_a_processor_that_saturates_computes_the_same(
             logits.append(read(session, 0, TOKENS[0], [CHUNK]))
             session.close()
         assert (logits[0] == logits[1]).all()
+
+
+@given(st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 50), st.integers(1, 250)), min_size=1, max_size=8))
+def test_the_quick_way_to_make_a_step_of_single_tokens_is_the_plain_one(rows_of: dict[int, tuple[int, int]]) -> None:
+    rows = [Row(slot, position, [token]) for slot, (position, token) in rows_of.items()]
+    first, width = min(rows_of), max(rows_of) - min(rows_of) + 1
+    quick, plain = single_token_step(rows, first, width), ragged_step(rows, first, width)
+    assert quick.keys() == plain.keys()
+    for name, value in plain.items():
+        assert quick[name].dtype == value.dtype
+        np.testing.assert_array_equal(quick[name], value)

@@ -63,7 +63,7 @@ class Completion:
 
     text: str = ""
     choices: list[Choice] = field(default_factory=list)
-    """Of the tokens of the text, where log-probabilities were asked for."""
+    """Of the tokens of the text; with log-probabilities where they were asked for."""
     echo: tuple[Choice, ...] = ()
     finished: Finished | None = None
 

@@ -34,7 +34,6 @@ from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("live")
-_CACHE_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def capacity_for(bundle: Path, settings: Settings) -> Capacity:
     """Slots, context, waiting places and prefix cache for a bundle on this machine. Raises BundleRefused in words."""
     wishes = Wishes(settings.slots, settings.context, settings.max_waiting, settings.prefix_cache_mib)
     architecture = load_architecture(bundle)
-    token_bytes = 2 * architecture.layers * architecture.key_value_heads * architecture.head_size * _CACHE_ELEMENT_BYTES
+    token_bytes = architecture.cache_bytes_per_token
     # The weights once in the file's own form and once as the runtime packs them.
     model_bytes = 2 * sum(file.stat().st_size for file in bundle.glob("model.*"))
     machine = Machine(usable_cores(), free_bytes())

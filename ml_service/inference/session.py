@@ -128,7 +128,7 @@ class OnnxSession:
         self._capacity = architecture.context_length + chunk
         shape = (slots, architecture.key_value_heads, self._capacity, architecture.head_size)
         self._caches = [pages_as_needed(shape) for _ in range(2 * architecture.layers)]
-        self.cache_bytes_per_token = sum(cache[0, :, 0].nbytes for cache in self._caches)
+        self.cache_bytes_per_token = architecture.cache_bytes_per_token
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
     def run(self, rows: Sequence[Row]) -> Logits:
@@ -136,9 +136,9 @@ class OnnxSession:
         slots = [row.slot for row in rows]
         first, width = min(slots), max(slots) - min(slots) + 1
         if all(len(row.token_ids) == 1 for row in rows):
-            return self._run(first, width, _single_tokens(rows, first, width))
+            return self._run(first, width, single_token_step(rows, first, width))
         assert all(len(row.token_ids) <= self.chunk for row in rows), "a row is longer than the chunk: this is a bug"
-        return self._run(first, width, _ragged(rows, first, width))
+        return self._run(first, width, ragged_step(rows, first, width))
 
     def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
         """Copy a piece of a slot's cache."""
@@ -180,8 +180,8 @@ class OnnxSession:
         return binding
 
 
-def _single_tokens(rows: Sequence[Row], first: int, width: int) -> Inputs:
-    """The inputs of a step with one token for each row: what `_ragged` makes, without a loop."""
+def single_token_step(rows: Sequence[Row], first: int, width: int) -> Inputs:
+    """The inputs of a step with one token for each row: what `ragged_step` makes, without a loop."""
     count = len(rows)
     query_lengths = np.zeros(width, np.int32)
     positions = np.fromiter((row.position for row in rows), np.int32, count)
@@ -195,7 +195,8 @@ def _single_tokens(rows: Sequence[Row], first: int, width: int) -> Inputs:
     return _named(ids, grid, places, query_lengths, last_positions, np.arange(count))
 
 
-def _ragged(rows: Sequence[Row], first: int, width: int) -> Inputs:
+def ragged_step(rows: Sequence[Row], first: int, width: int) -> Inputs:
+    """The inputs of a step for the slots from `first` on, whatever tokens each row has."""
     counts = [len(row.token_ids) for row in rows]
     length = max(FEWEST_PLACES, *counts)
     grid, places = np.zeros((width, length), np.int64), np.empty(sum(counts), np.int64)
