@@ -1,4 +1,4 @@
-"""A tree of a project printed from its files' captions: the first line of each module's docstring."""
+"""A tree of a project printed from its files' captions: the first line of the docstring or comment that begins them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from pathlib import Path
 
 from lib.files import staged
 
+SUFFIXES = (".py", ".h", ".cpp")
 BEGIN, END = "<!-- tree: begin -->", "<!-- tree: end -->"
 
 
 def caption_of(file: Path) -> str:
-    """The first line of a module's docstring. Raises ValueError where there is none."""
-    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
-    if not docstring:
-        raise ValueError(f"{file} has no caption: begin it with a docstring")
+    """The first line of what describes a file. Raises ValueError where there is none."""
+    text = file.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text)) if file.suffix == ".py" else text.removeprefix("// ")
+    if not docstring or (docstring == text and file.suffix != ".py"):
+        raise ValueError(f"{file} has no caption: begin it with a docstring or a comment")
     return docstring.splitlines()[0]
 
 
 def tree(root: Path, folders: Iterable[str]) -> str:
     """Folders with their packages' captions, files with theirs, in alphabetical order."""
-    files = {path for folder in folders for path in (root / folder).rglob("*.py") if "__pycache__" not in path.parts}
+    paths = (path for folder in folders for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
+    files = {path for path in paths if "__pycache__" not in path.parts}
     rows = []
     for file in sorted(files, key=lambda path: (path.parent.parts, path.name != "__init__.py", path.name)):
         depth = len(file.relative_to(root).parts) - 1

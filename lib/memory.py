@@ -9,10 +9,12 @@ import mmap
 import os
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+Number = TypeVar("Number", bound=np.generic)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 1 << 30
 
@@ -42,20 +44,20 @@ def _control_group_left() -> int | None:
     return None if limit == "max" else max(int(limit) - used, 0)
 
 
-def pages_as_needed(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Zeros in fp32 whose memory is taken page by page when first written, never in huge pages.
+def pages_as_needed(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:
+    """Zeros whose memory is taken page by page when first written, never in huge pages.
 
     A huge page is zeroed as a whole at the first touch of any of it: for a cache of which every slot begins elsewhere
     that is hundreds of milliseconds in the middle of a step, and memory for tokens that never come.
     """
-    size_bytes = max(int(np.prod(shape)) * 4, 1)
+    count = int(np.prod(shape))
     if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.zeros(shape, np.float32)
-    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, np.float32, int(np.prod(shape))).reshape(shape)
+    return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the processor can do that decides which arithmetic is exact on it."""
+"""What the processor can do that decides which arithmetic is exact on it, and which is fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from pathlib import Path
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
+def processor_flags(facts: Path = CPU_FACTS) -> frozenset[str]:
+    """The names of an x86 processor's abilities as Linux gives them; empty where nothing tells."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return frozenset()
+    try:
+        lines = facts.read_text(encoding="utf-8", errors="ignore").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
+
+
 def saturates_8_bit_products(facts: Path = CPU_FACTS) -> bool:
     """Whether it may add two products of unsigned and signed 8-bit numbers in 16 bit, which can overflow.
 
@@ -15,8 +26,4 @@ def saturates_8_bit_products(facts: Path = CPU_FACTS) -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    try:
-        flags = facts.read_text(encoding="utf-8", errors="ignore")
-    except OSError:
-        return True
-    return "avx512_vnni" not in flags and "avx_vnni" not in flags
+    return processor_flags(facts).isdisjoint({"avx512_vnni", "avx_vnni"})

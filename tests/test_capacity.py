@@ -15,7 +15,7 @@ NOTHING_SET = Wishes()
 
 
 def plan(wishes: Wishes = NOTHING_SET, cores: int = 2, free: int = 16 * GIB, **changes: int) -> Capacity:
-    facts = {"context_length": 1024, "chunk": 256, "token_bytes": 4096, "model_bytes": 10**7} | changes
+    facts = {"context_length": 1024, "spare": 256, "token_bytes": 4096, "model_bytes": 10**7} | changes
     return plan_capacity(wishes, Machine(cores, free), **facts)
 
 

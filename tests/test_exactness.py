@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_service.common.bundle import load_architecture
+from ml_service.inference.operators import PLAIN, Arithmetic, compiled_operators
 from ml_service.inference.session import Logits, OnnxSession, Row, ragged_step, single_token_step
 
 SLOTS = 32
@@ -19,12 +20,19 @@ WINDOW = 64
 TOKENS = np.random.default_rng(0).integers(1, 257, (SLOTS, WINDOW)).tolist()
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+@pytest.fixture(
+    scope="module",
+    params=["fp32", "int8", "int4", "fp32, rounded cache", "int8, compiled", "int4, compiled", "int8, fp32 cache"],
+)
 def session(
     request: pytest.FixtureRequest, bundle_fp32: Path, bundle: Path, bundle_int4: Path
 ) -> Iterator[OnnxSession]:
-    directory = {"fp32": bundle_fp32, "int8": bundle, "int4": bundle_int4}[request.param]
-    session = OnnxSession(directory, load_architecture(directory), slots=SLOTS, chunk=CHUNK, threads=2)
+    weights, _, kind = request.param.partition(", ")
+    directory = {"fp32": bundle_fp32, "int8": bundle, "int4": bundle_int4}[weights]
+    arithmetic = Arithmetic(compiled_operators(), "fp32" if kind == "fp32 cache" else "int8") if kind else PLAIN
+    if kind and arithmetic.library is None:
+        pytest.skip("no compiled operators here")
+    session = OnnxSession(directory, load_architecture(directory), SLOTS, CHUNK, 2, arithmetic)
     yield session
     session.close()
 
@@ -34,7 +42,7 @@ def read(session: OnnxSession, slot: int, tokens: Sequence[int], pieces: Sequenc
     logits, position, lengths = [], 0, iter([*pieces, *[pieces[-1]] * len(tokens)])
     while position < len(tokens):
         piece = tokens[position : position + next(lengths)]
-        logits.append(session.run([Row(slot, start + position, piece, wants_all=True)]))
+        logits.append(session.run([Row(slot, start + position, piece, wants_all=True)]).copy())
         position += len(piece)
     return np.concatenate(logits)
 
@@ -45,7 +53,7 @@ def test_a_row_is_the_same_alone_and_among_up_to_31_others(session: OnnxSession,
     for slot, length in enumerate(lengths):
         read(session, slot, TOKENS[slot][:length], [CHUNK])
     rows = [Row(slot, length, [TOKENS[slot][length]]) for slot, length in enumerate(lengths)]
-    alone = [session.run([row])[0] for row in rows]
+    alone = [session.run([row])[0].copy() for row in rows]
     for width in range(1, SLOTS + 1):
         for first in {0, SLOTS - width}:
             together = session.run(rows[first : first + width])
@@ -62,7 +70,7 @@ def test_a_row_is_the_same_beside_longer_and_shorter_ones(session: OnnxSession) 
         Row(slot, 2 + slot, TOKENS[slot][2 + slot : 2 + slot + count], wants_all=True)
         for slot, count in enumerate(counts)
     ]
-    together = np.split(session.run(rows), np.cumsum(counts)[:-1])
+    together = np.split(session.run(rows).copy(), np.cumsum(counts)[:-1])
     for row, ours in zip(rows, together, strict=True):
         assert (ours == session.run([row])).all()
 
@@ -90,7 +98,7 @@ def test_a_processor_that_saturates_computes_the_same(
         logits = []
         for saturates in (False, True):
             monkeypatch.setattr(
-                "ml_service.inference.session.saturates_8_bit_products", lambda saturates=saturates: saturates
+                "ml_service.inference.graph_session.saturates_8_bit_products", lambda saturates=saturates: saturates
             )
             session = OnnxSession(directory, load_architecture(directory), slots=1, chunk=CHUNK, threads=1)
             logits.append(read(session, 0, TOKENS[0], [CHUNK]))
@@ -98,11 +106,16 @@ def test_a_processor_that_saturates_computes_the_same(
         assert (logits[0] == logits[1]).all()
 
 
-@given(st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 50), st.integers(1, 250)), min_size=1, max_size=8))
-def test_the_quick_way_to_make_a_step_of_single_tokens_is_the_plain_one(rows_of: dict[int, tuple[int, int]]) -> None:
+@given(
+    st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 50), st.integers(1, 250)), min_size=1, max_size=8),
+    st.sampled_from([1, 2]),
+)
+def test_the_quick_way_to_make_a_step_of_single_tokens_is_the_plain_one(
+    rows_of: dict[int, tuple[int, int]], places: int
+) -> None:
     rows = [Row(slot, position, [token]) for slot, (position, token) in rows_of.items()]
     first, width = min(rows_of), max(rows_of) - min(rows_of) + 1
-    quick, plain = single_token_step(rows, first, width), ragged_step(rows, first, width)
+    quick, plain = single_token_step(rows, first, width, places), ragged_step(rows, first, width, places)
     assert quick.keys() == plain.keys()
     for name, value in plain.items():
         assert quick[name].dtype == value.dtype

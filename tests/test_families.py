@@ -16,7 +16,9 @@ from lib.tokenizer import save_tokenizer, train_byte_level_bpe
 from ml_service.common.bundle import CHECKPOINT_FILE, Precision, load_architecture, load_manifest, metadata_props
 from ml_service.common.errors import BundleRefused
 from ml_service.common.settings import Settings
+from ml_service.inference.caches import CachePrecision
 from ml_service.inference.live import open_live_model
+from ml_service.inference.operators import Arithmetic, compiled_operators
 from ml_service.inference.session import OnnxSession, Row, Session
 from ml_service.inference.torch_session import TorchSession, load_model
 from ml_service.pipeline.stages import import_checkpoint
@@ -90,6 +92,13 @@ def session_of(bundle: Path, kind: type[OnnxSession] | type[TorchSession] = Onnx
     return kind(bundle, load_architecture(bundle), slots=slots, chunk=CHUNK, threads=1)
 
 
+def compiled_session_of(bundle: Path, cache_precision: CachePrecision) -> OnnxSession:
+    arithmetic = Arithmetic(compiled_operators(), cache_precision)
+    if arithmetic.library is None:
+        pytest.skip("no compiled operators here")
+    return OnnxSession(bundle, load_architecture(bundle), 2, CHUNK, 2, arithmetic)
+
+
 def reference(tmp_path: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
 
@@ -103,7 +112,8 @@ def read(session: Session, slot: int, lengths: list[int]) -> npt.NDArray[np.floa
     """The logits after each token of the prompt, read in pieces of these lengths."""
     pieces, position = [], 0
     for length in lengths:
-        pieces.append(session.run([Row(slot, position, PROMPT[position : position + length], wants_all=True)]))
+        row = Row(slot, position, PROMPT[position : position + length], wants_all=True)
+        pieces.append(session.run([row]).copy())
         position += length
     assert position == len(PROMPT)
     return np.concatenate(pieces)
@@ -131,11 +141,22 @@ def test_rounded_weights_give_what_transformers_gives_with_them(
 ) -> None:
     bundle = imported(tmp_path, name, precision)
     expected = logits_of(load_model(bundle, load_architecture(bundle)))
-    session = session_of(bundle)
-    for lengths in READINGS:
-        ours = read(session, 0, lengths)
-        assert np.corrcoef(ours.ravel(), expected.ravel())[0, 1] > 0.99
+    for session in (session_of(bundle), compiled_session_of(bundle, "int8"), compiled_session_of(bundle, "fp32")):
+        for lengths in READINGS:
+            ours = read(session, 0, lengths)
+            assert np.corrcoef(ours.ravel(), expected.ravel())[0, 1] > 0.99
+        session.close()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_rounded_cache_gives_nearly_what_transformers_gives(tmp_path: Path, name: str) -> None:
+    bundle = imported(tmp_path, name, "fp32")
+    expected = logits_of(reference(tmp_path))
+    session = compiled_session_of(bundle, "int8")
+    readings = [read(session, slot, lengths) for slot, lengths in zip((0, 1, 1), READINGS, strict=True)]
     session.close()
+    assert np.corrcoef(readings[0].ravel(), expected.ravel())[0, 1] > 0.999
+    assert (readings[1] == readings[0]).all() and (readings[2] == readings[0]).all()
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,6 @@ class Architecture(_Frozen):
     transformers: dict[str, Any]
     """The network's configuration in transformers' own words: what the torch runtime builds it from."""
 
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """What the keys and values of a token take, in fp32."""
-        return 2 * self.layers * self.key_value_heads * self.head_size * 4
-
 
 class Golden(_Frozen):
     """A prompt, its first logits and its greedy tokens as PyTorch gave them for the very weights in the graph."""

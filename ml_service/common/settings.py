@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     """Directory for what the service writes."""
     runtime: Literal["onnx", "torch"] = "onnx"
     """ONNX Runtime, or PyTorch: slower, and the reference."""
+    compiled_operators: bool = True
+    """Use the operators that were compiled at installation; where there are none, ONNX Runtime's own serve."""
+    cache_precision: Literal["fp32", "int8"] | None = None
+    """Of keys and values; 8 bit takes a quarter of fp32, and is the default beside rounded weights where it can be."""
     threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads of a step; the cores at hand where not given."""
     slots: int | None = Field(None, ge=1, le=256)

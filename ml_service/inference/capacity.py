@@ -45,11 +45,11 @@ class Capacity:
 
 
 def plan_capacity(
-    wishes: Wishes, machine: Machine, context_length: int, chunk: int, token_bytes: int, model_bytes: int
+    wishes: Wishes, machine: Machine, context_length: int, spare: int, token_bytes: int, model_bytes: int
 ) -> Capacity:
     """Fill in what was not set.
 
-    `token_bytes` are the keys and values of a token, `model_bytes` the weights in memory, `chunk` the tokens that a
+    `token_bytes` are the keys and values of a token, `model_bytes` the weights in memory, `spare` the tokens that a
     slot has room for beyond its context. Raises BundleRefused in words where what was set does not fit.
     """
     context = wishes.context or context_length
@@ -59,7 +59,7 @@ def plan_capacity(
             "set ML_SERVICE_CONTEXT lower or not at all"
         )
     free_bytes = machine.free_bytes - model_bytes
-    slot_bytes = (context + chunk) * token_bytes
+    slot_bytes = (context + spare) * token_bytes
     if wishes.slots is None:
         fitting = int(_CACHE_SHARE * free_bytes) // slot_bytes if slot_bytes else _MAX_DEFAULT_SLOTS
         slots = max(min(_SLOTS_PER_CORE * machine.cores, _MAX_DEFAULT_SLOTS, fitting), 1)

@@ -11,12 +11,13 @@ from typing import Literal
 from ml_service.common.errors import Overloaded, ServiceError
 from ml_service.common.types import FinishReason
 from ml_service.inference.admission import Admission
+from ml_service.inference.caches import CacheBlock
 from ml_service.inference.pace import Pace
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sampler import likeliest_of_rows
 from ml_service.inference.scheduler import Scheduler
 from ml_service.inference.sequence import Event, Failed, Sequence
-from ml_service.inference.session import CacheBlock, Logits, Row, Session
+from ml_service.inference.session import Logits, Row, Session
 from ml_service.inference.shared_prefixes import SharedPrefixes
 from ml_service.inference.slots import Slots
 from ml_service.utils.logs import EventLogger

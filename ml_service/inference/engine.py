@@ -17,13 +17,14 @@ from lib.detokenizer import Detokenizer, Pieces
 from lib.tokenizer import bytes_of_token, bytes_of_tokens
 from ml_service.common.errors import BadRequest
 from ml_service.common.types import GenerationParameters
+from ml_service.inference.caches import CacheBlock
 from ml_service.inference.constraint import Constraint, Grammars
 from ml_service.inference.decode_loop import DecodeLoop
 from ml_service.inference.mailbox import Mailbox, publisher
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sampler import Choice, Sampler
 from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
-from ml_service.inference.session import CacheBlock, Session
+from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.utils.telemetry import Telemetry
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,15 +19,18 @@ from ml_service.common.bundle import (
     Manifest,
     load_architecture,
     load_golden,
+    load_manifest,
     metadata_props,
     read_metadata_props,
     verify_files,
 )
 from ml_service.common.errors import BundleRefused, ModelFailure, Unavailable
 from ml_service.common.settings import Settings
+from ml_service.inference.caches import bytes_per_token, spare_tokens
 from ml_service.inference.capacity import Capacity, Machine, Wishes, plan_capacity
 from ml_service.inference.chat import ChatTemplate, load_chat_template
 from ml_service.inference.engine import Engine, EngineOptions
+from ml_service.inference.operators import Arithmetic, choose_arithmetic, compiled_operators
 from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session, prefill
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
@@ -133,23 +135,32 @@ def capacity_for(bundle: Path, settings: Settings) -> Capacity:
     """Slots, context, waiting places and prefix cache for a bundle on this machine. Raises BundleRefused in words."""
     wishes = Wishes(settings.slots, settings.context, settings.max_waiting, settings.prefix_cache_mib)
     architecture = load_architecture(bundle)
-    token_bytes = architecture.cache_bytes_per_token
+    precision = arithmetic_for(bundle, settings).cache_precision
+    token_bytes = bytes_per_token(architecture, precision)
+    spare = spare_tokens(precision, settings.prefill_chunk)
     # The weights once in the file's own form and once as the runtime packs them.
     model_bytes = 2 * sum(file.stat().st_size for file in bundle.glob("model.*"))
     machine = Machine(usable_cores(), free_bytes())
-    return plan_capacity(wishes, machine, architecture.context_length, settings.prefill_chunk, token_bytes, model_bytes)
+    return plan_capacity(wishes, machine, architecture.context_length, spare, token_bytes, model_bytes)
 
 
 def open_session(bundle: Path, settings: Settings, capacity: Capacity | None = None) -> Session:
     """The runtime that the settings ask for."""
     capacity = capacity or capacity_for(bundle, settings)
     architecture = load_architecture(bundle).model_copy(update={"context_length": capacity.context})
-    make: Callable[..., Session] = OnnxSession
+    sizes = capacity.slots, settings.prefill_chunk, settings.threads
     if settings.runtime == "torch":
         from ml_service.inference.torch_session import TorchSession  # a serving process never loads torch otherwise
 
-        make = TorchSession
-    return make(bundle, architecture, capacity.slots, settings.prefill_chunk, settings.threads)
+        return TorchSession(bundle, architecture, *sizes)
+    return OnnxSession(bundle, architecture, *sizes, arithmetic_for(bundle, settings))
+
+
+def arithmetic_for(bundle: Path, settings: Settings) -> Arithmetic:
+    """The operators and the cache that a bundle is served with. Raises BundleRefused in words."""
+    library = compiled_operators() if settings.compiled_operators and settings.runtime == "onnx" else None
+    weights = load_manifest(bundle).precision
+    return choose_arithmetic(load_architecture(bundle), weights, settings.cache_precision, library)
 
 
 def prove(session: Session, golden: Golden) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from lib.memory import pages_as_needed
-from lib.processor import saturates_8_bit_products
 from ml_service.common.bundle import (
-    CACHE_KINDS,
     GRAPH_FILE,
     GRID,
     INPUT_IDS,
@@ -26,20 +22,14 @@ from ml_service.common.bundle import (
     PLACES,
     QUERY_LENGTHS,
     Architecture,
-    past_name,
-    present_name,
 )
 from ml_service.common.errors import BundleRefused, ModelFailure
+from ml_service.inference.caches import CacheBlock, bytes_per_token, make_caches
+from ml_service.inference.graph_session import open_fused_graph, open_graph
+from ml_service.inference.operators import PLAIN, Arithmetic
 
-FEWEST_PLACES = 2
-"""A row of one token is given to attention twice: a single query takes another way through ONNX Runtime, whose sums
-differ in the last bit, and rounded activations make a different number of that. So a token's logits are the same to
-the bit whether it was read in a chunk, alone, or as a guess among others. What the second one leaves in the cache is
-overwritten by the next token."""
 Logits = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[Any]]
-CacheBlock = list[npt.NDArray[Any]]
-"""A copy of some tokens' keys and values, an array for each layer and kind: (key-value heads, tokens, head size)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ class Session(Protocol):
     graph: GraphInfo
 
     def run(self, rows: Sequence[Row]) -> Logits:
-        """Do one step; returns the wanted logits row by row, shape (wanted, vocabulary).
+        """Do one step; returns the wanted logits row by row, shape (wanted, vocabulary), valid until the next step.
 
         Raises ModelFailure where the runtime refuses the input.
         """
@@ -110,56 +100,70 @@ def prefill(session: Session, slot: int, token_ids: Sequence[int]) -> npt.NDArra
 class OnnxSession:
     """The graph of a bundle, its cache bound once and written in place.
 
-    A token's logits are the same to the bit in whatever step it comes, as `FEWEST_PLACES` says.
+    A token's logits are the same to the bit in whatever step it comes.
     """
 
-    def __init__(self, bundle: Path, architecture: Architecture, slots: int, chunk: int, threads: int) -> None:
-        """Raises BundleRefused where the file is no graph of ours, in words."""
+    def __init__(
+        self,
+        bundle: Path,
+        architecture: Architecture,
+        slots: int,
+        chunk: int,
+        threads: int,
+        arithmetic: Arithmetic = PLAIN,
+    ) -> None:
+        """Raises BundleRefused, in words, where the file is no graph of ours."""
         self.architecture, self.slots, self.chunk = architecture, slots, chunk
         if architecture.without_graph:
             raise BundleRefused(f"{architecture.without_graph}: set ML_SERVICE_RUNTIME=torch to serve its checkpoint")
-        self._session = _open_graph(bundle / GRAPH_FILE, architecture, threads)
+        library, precision = arithmetic
+        path = bundle / GRAPH_FILE
+        if library is None:
+            self._session = open_graph(path, architecture, threads)
+        else:
+            self._session = open_fused_graph(path, architecture, threads, precision, library)
         self.graph = GraphInfo(
             dict(self._session.get_modelmeta().custom_metadata_map),
             tuple(TensorInfo(v.name, v.type, tuple(v.shape)) for v in self._session.get_inputs()),
             tuple(TensorInfo(v.name, v.type, tuple(v.shape)) for v in self._session.get_outputs()),
         )
-        # A right-padded row may reach past the context by the length of a chunk.
-        self._capacity = architecture.context_length + chunk
-        shape = (slots, architecture.key_value_heads, self._capacity, architecture.head_size)
-        self._caches = [pages_as_needed(shape) for _ in range(2 * architecture.layers)]
-        self.cache_bytes_per_token = architecture.cache_bytes_per_token
+        self._caches = make_caches(architecture, precision, slots, chunk)
+        self.cache_bytes_per_token = bytes_per_token(architecture, precision)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        self._logits = np.empty((slots, architecture.vocabulary_size), np.float32)
 
     def run(self, rows: Sequence[Row]) -> Logits:
         """One step of all rows, as `Session` says."""
         slots = [row.slot for row in rows]
         first, width = min(slots), max(slots) - min(slots) + 1
         if all(len(row.token_ids) == 1 for row in rows):
-            return self._run(first, width, single_token_step(rows, first, width))
+            return self._run(first, width, single_token_step(rows, first, width, self._caches.places))
         assert all(len(row.token_ids) <= self.chunk for row in rows), "a row is longer than the chunk: this is a bug"
-        return self._run(first, width, ragged_step(rows, first, width))
+        return self._run(first, width, ragged_step(rows, first, width, self._caches.places))
 
     def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
         """Copy a piece of a slot's cache."""
-        return [cache[slot, :, start:stop].copy() for cache in self._caches]
+        return self._caches.copy_out(slot, start, stop)
 
     def copy_in(self, slot: int, start: int, block: CacheBlock) -> None:
         """Put a copied piece into a slot's cache."""
-        for cache, part in zip(self._caches, block, strict=True):
-            cache[slot, :, start : start + part.shape[1]] = part
+        self._caches.copy_in(slot, start, block)
 
     def close(self) -> None:
         """Drop the session and its cache."""
         self._bindings.clear()
-        self._caches.clear()
+        self._caches.close()
         del self._session
 
     def _run(self, first: int, width: int, inputs: Inputs) -> Logits:
         binding = self._binding(first, width)
         for name, value in inputs.items():
             binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
-        logits = np.empty((len(inputs[LOGIT_ROWS]), self.architecture.vocabulary_size), np.float32)
+        wanted = len(inputs[LOGIT_ROWS])
+        # Fresh memory for the logits of a step costs as much as a tenth of the step: its pages have to be zeroed.
+        logits = (
+            self._logits[:wanted] if wanted <= self.slots else np.empty((wanted, self._logits.shape[1]), np.float32)
+        )
         binding.bind_output(LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
@@ -168,44 +172,43 @@ class OnnxSession:
         return logits
 
     def _binding(self, first: int, width: int) -> onnxruntime.IOBinding:
-        """Cache inputs and outputs of a range of slots, bound to the same memory; made once for each range."""
+        """The cache of a range of slots, bound once for each range."""
         binding = self._bindings.get((first, width))
         if binding is None:
             binding = self._bindings[first, width] = self._session.io_binding()
-            for index, cache in enumerate(self._caches):
-                layer, kind = index // 2, CACHE_KINDS[index % 2]
-                part = cache[first : first + width]
-                for bind, name_of in ((binding.bind_input, past_name), (binding.bind_output, present_name)):
-                    bind(name_of(layer, kind), "cpu", 0, np.float32, part.shape, part.ctypes.data)
+            self._caches.bind(binding, first, width)
         return binding
 
 
-def single_token_step(rows: Sequence[Row], first: int, width: int) -> Inputs:
+def single_token_step(rows: Sequence[Row], first: int, width: int, fewest: int) -> Inputs:
     """The inputs of a step with one token for each row: what `ragged_step` makes, without a loop."""
     count = len(rows)
     query_lengths = np.zeros(width, np.int32)
     positions = np.fromiter((row.position for row in rows), np.int32, count)
     indices = np.fromiter((row.slot for row in rows), np.int64, count) - first
-    grid, last_positions = np.zeros((width, FEWEST_PLACES), np.int64), np.zeros(width, np.int32)
+    grid, last_positions = np.zeros((width, fewest), np.int64), np.zeros(width, np.int32)
     grid[indices] = np.arange(count)[:, None]
-    places = indices * FEWEST_PLACES
-    query_lengths[indices] = FEWEST_PLACES
-    last_positions[indices] = positions + (FEWEST_PLACES - 1)
+    places = indices * fewest
+    query_lengths[indices] = fewest
+    last_positions[indices] = positions + (fewest - 1)
     ids = np.fromiter((row.token_ids[0] for row in rows), np.int64, count)
     return _named(ids, grid, places, query_lengths, last_positions, np.arange(count))
 
 
-def ragged_step(rows: Sequence[Row], first: int, width: int) -> Inputs:
-    """The inputs of a step for the slots from `first` on, whatever tokens each row has."""
+def ragged_step(rows: Sequence[Row], first: int, width: int, fewest: int) -> Inputs:
+    """The inputs of a step for the slots from `first` on, whatever tokens each row has.
+
+    Each row has at least the `fewest` places in the grid; its last token comes again where it has fewer.
+    """
     counts = [len(row.token_ids) for row in rows]
-    length = max(FEWEST_PLACES, *counts)
+    length = max(fewest, *counts)
     grid, places = np.zeros((width, length), np.int64), np.empty(sum(counts), np.int64)
     query_lengths, last_positions = np.zeros(width, np.int32), np.zeros(width, np.int32)
     ids: list[int] = []
     wanted: list[int] = []
     for row, count in zip(rows, counts, strict=True):
         index, start, end = row.slot - first, len(ids), len(ids) + count
-        filled = max(FEWEST_PLACES, count)
+        filled = max(fewest, count)
         ids.extend(row.token_ids)
         grid[index, :count], grid[index, count:filled] = np.arange(start, end), end - 1
         places[start:end] = np.arange(index * length, index * length + count)
@@ -231,26 +234,3 @@ def _named(
         MAX_TOTAL_LENGTH: np.array(last_positions.max() + 2, np.int32),
         LOGIT_ROWS: wanted,
     }
-
-
-def _open_graph(path: Path, architecture: Architecture, threads: int) -> onnxruntime.InferenceSession:
-    # Read by ONNX Runtime when it makes the attention nodes: its tiled attention takes 1.4 to 2.1 times as long here.
-    os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if saturates_8_bit_products():
-        # Both factors unsigned: slower, and exact on every processor.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its C extension
-        raise BundleRefused(f"{path.name} is no graph that ONNX Runtime can load: truncated or foreign") from error
-    names = {INPUT_IDS, GRID, PLACES, QUERY_LENGTHS, LAST_POSITIONS, MAX_TOTAL_LENGTH, LOGIT_ROWS} | {
-        past_name(layer, kind) for layer in range(architecture.layers) for kind in CACHE_KINDS
-    }
-    found = {value.name for value in session.get_inputs()}
-    if found != names:
-        raise BundleRefused(f"{path.name} is a foreign graph: its inputs are {', '.join(sorted(found)) or 'none'}")
-    return session

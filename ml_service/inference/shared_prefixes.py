@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ml_service.inference.caches import CacheBlock
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sequence import Sequence
-from ml_service.inference.session import CacheBlock, Session
+from ml_service.inference.session import Session
 from ml_service.utils.telemetry import Telemetry
 
 

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from ml_service.common.bundle import CHECKPOINT_FILE, GRAPH_FILE, Architecture
 from ml_service.common.errors import BundleRefused
 from ml_service.common.stored_weights import weights_of
-from ml_service.inference.session import CacheBlock, GraphInfo, Logits, Row, TensorInfo
+from ml_service.inference.caches import CacheBlock
+from ml_service.inference.session import GraphInfo, Logits, Row, TensorInfo
 
 
 class TorchSession:

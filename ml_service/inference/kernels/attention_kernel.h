@@ -1,0 +1,158 @@
+// The operator around attention.h: rotary embedding, which queries go together and on which thread.
+#pragma once
+#include "attention.h"
+
+namespace attention {
+
+struct Piece {
+  int row, start, count;  // places of a row of the grid
+};
+
+struct Step {
+  const float *query, *key, *value;
+  int64_t query_stride, key_stride;
+  const int64_t* grid;
+  int64_t grid_length;
+  const int32_t *query_lengths, *last_positions;
+  const float *cosines, *sines;
+  uint8_t* cache;
+  float* output;
+  int half;  // of what is rotated
+};
+
+struct Kernel {
+  runtime::Api api;
+  int heads, key_heads, threads;
+  float scale;
+  Rule rule;
+  std::vector<Piece> pieces;
+
+  Kernel(runtime::Table table, const runtime::Info* info)
+      : api(table),
+        heads(static_cast<int>(api.integer(info, "heads", 1))),
+        key_heads(static_cast<int>(api.integer(info, "key_heads", 1))),
+        threads(static_cast<int>(api.integer(info, "threads", 1))),
+        scale(api.number(info, "scale", 1.0f)),
+        rule{api.number(info, "cap", 0.0f), static_cast<int>(api.integer(info, "window", 0))} {}
+
+  runtime::Status* compute(runtime::Context* context) {
+    int64_t query_shape[2], key_shape[2], grid_shape[2], table_shape[2], cache_shape[4];
+    const auto input = [&](Input which) { return api.input(context, which); };
+    const bool is_packed = input(kKey) == nullptr;
+    if (api.sizes(input(kQuery), query_shape, 2) != 2 || api.sizes(input(kGrid), grid_shape, 2) != 2 ||
+        api.sizes(input(kCosines), table_shape, 2) != 2 || api.sizes(input(kCache), cache_shape, 4) != 4)
+      return api.error("CachedAttention: an input has the wrong number of axes");
+    if (!is_packed && api.sizes(input(kKey), key_shape, 2) != 2) return api.error("CachedAttention: key is not flat");
+    const int head = static_cast<int>(is_packed ? query_shape[1] / (heads + 2 * key_heads) : query_shape[1] / heads);
+    const Layout layout{head, static_cast<int>(cache_shape[3]), cache_shape[2]};
+    if (head % kLanes || head > kMostHead || layout.block_bytes != 2 * head * kBlock + 128)
+      return api.error("CachedAttention: the cache is not laid out for this head");
+    const int64_t out_shape[2] = {query_shape[0], int64_t{heads} * head};
+    Step s{};
+    s.query = api.data<const float>(input(kQuery));
+    s.key = is_packed ? s.query + heads * head : api.data<const float>(input(kKey));
+    s.value = is_packed ? s.key + key_heads * head : api.data<const float>(input(kValue));
+    s.query_stride = query_shape[1];
+    s.key_stride = is_packed ? query_shape[1] : key_shape[1];
+    s.grid = api.data<const int64_t>(input(kGrid));
+    s.grid_length = grid_shape[1];
+    s.query_lengths = api.data<const int32_t>(input(kQueryLengths));
+    s.last_positions = api.data<const int32_t>(input(kLastPositions));
+    s.cosines = api.data<const float>(input(kCosines));
+    s.sines = api.data<const float>(input(kSines));
+    s.cache = api.data<uint8_t>(input(kCache));
+    s.half = static_cast<int>(table_shape[1]);
+    s.output = api.data<float>(api.output(context, out_shape, 2));
+    for (int64_t row = 0; row < grid_shape[0]; ++row)
+      if (s.query_lengths[row] > 0 && s.last_positions[row] / kBlock >= layout.capacity_blocks)
+        return api.error("CachedAttention: a token has no place in the cache");
+    run(context, layout, s, static_cast<int>(grid_shape[0]));
+    return nullptr;
+  }
+
+ private:
+  int position_of(const Step& s, int row, int place) const {
+    return s.last_positions[row] - s.query_lengths[row] + 1 + place;
+  }
+
+  uint8_t* head_start(const Layout& layout, const Step& s, int row, int key_head) const {
+    return s.cache + (int64_t{row} * key_heads + key_head) * layout.capacity_blocks * layout.block_bytes;
+  }
+
+  void write(const Layout& layout, const Step& s, const Piece& piece, int key_head) const {
+    alignas(64) float rotated[kMostHead];
+    for (int place = piece.start; place < piece.start + piece.count; ++place) {
+      const int64_t token = s.grid[piece.row * s.grid_length + place];
+      const int position = position_of(s, piece.row, place);
+      const int64_t from = token * s.key_stride + int64_t{key_head} * layout.head;
+      rotate(s.key + from, s.cosines + int64_t{position} * s.half, s.sines + int64_t{position} * s.half, s.half,
+             layout.head, rotated);
+      write_entry(layout, head_start(layout, s, piece.row, key_head), position, rotated, s.value + from);
+    }
+  }
+
+  void read(const Layout& layout, const Step& s, const Piece& piece, int key_head) const {
+    thread_local Scratch scratch;
+    Query& q = scratch.query;
+    const int shared = heads / key_heads;
+    alignas(64) float rotated[kMostHead];
+    float* outputs[kTileRows];
+    int rows = 0;
+    const auto flush = [&] {
+      if (rows) attend(layout, head_start(layout, s, piece.row, key_head), scratch, rows, rule, outputs);
+      rows = 0;
+    };
+    for (int place = piece.start; place < piece.start + piece.count; ++place) {
+      const int64_t token = s.grid[piece.row * s.grid_length + place];
+      const int position = position_of(s, piece.row, place);
+      for (int h = 0; h < shared; ++h) {
+        const int64_t at = (int64_t{key_head} * shared + h) * layout.head;
+        rotate(s.query + token * s.query_stride + at, s.cosines + int64_t{position} * s.half,
+               s.sines + int64_t{position} * s.half, s.half, layout.head, rotated);
+        const float largest = largest_magnitude(rotated, layout.head);
+        write_codes(rotated, nullptr, layout.head, inverse_of(largest), 0, reinterpret_cast<uint8_t*>(q.codes[rows]));
+        int32_t sum = 0;
+        for (int d = 0; d < layout.head; ++d) sum += q.codes[rows][d];
+        q.corrections[rows] = kZeroPoint * sum;
+        q.scales[rows] = largest / kLargestCode * scale;
+        q.positions[rows] = position;
+        outputs[rows] = s.output + token * heads * layout.head + at;
+        if (++rows == kTileRows) flush();
+      }
+    }
+    flush();
+  }
+
+  void run(const runtime::Context* context, const Layout& layout, const Step& s, int batch) {
+    const int tile = std::max(kTileRows / (heads / key_heads), 1);
+    pieces.clear();
+    bool is_single = true;
+    for (int row = 0; row < batch; ++row) {
+      is_single &= s.query_lengths[row] <= 1;
+      for (int start = 0; start < s.query_lengths[row]; start += tile)
+        pieces.push_back({row, start, std::min(tile, s.query_lengths[row] - start)});
+    }
+    // The longest come first where a prompt is read: its last tokens see most.
+    std::reverse(pieces.begin(), pieces.end());
+    const size_t count = pieces.size() * key_heads;
+    if (!count) return;
+    if (!is_single) {
+      auto work = [&](size_t i) { write(layout, s, pieces[i / key_heads], static_cast<int>(i % key_heads)); };
+      runtime::parallel(api, context, count, work);
+    }
+    auto work = [&](size_t i) {
+      const Piece& piece = pieces[i / key_heads];
+      const int key_head = static_cast<int>(i % key_heads);
+      if (is_single) write(layout, s, piece, key_head);
+      read(layout, s, piece, key_head);
+    };
+    runtime::parallel(api, context, count, work);
+  }
+};
+
+constexpr int kInputTypes[kInputs] = {runtime::kFloat, runtime::kFloat, runtime::kFloat, runtime::kInt64, runtime::kInt32,
+                                      runtime::kInt32, runtime::kFloat, runtime::kFloat, runtime::kUint8};
+// Key and value are left out where the query holds all three.
+constexpr bool is_optional(size_t input) { return input == kKey || input == kValue; }
+
+}  // namespace attention

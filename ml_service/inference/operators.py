@@ -1,0 +1,59 @@
+"""The compiled operators: whether they are there, and whether this processor can run them."""
+
+from __future__ import annotations
+
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.processor import processor_flags
+from ml_service.common.bundle import Architecture, Precision
+from ml_service.common.errors import BundleRefused
+from ml_service.inference.caches import CachePrecision
+from ml_service.inference.fused_graph import fits_cache
+
+LIBRARY_NAME = "_operators"
+_NEEDED = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma"})
+"""What `kernels/` is compiled for (`pyproject.toml` names the same)."""
+
+
+def compiled_operators() -> Path | None:
+    """The library to register with ONNX Runtime; None where a compiler or the processor's instructions were missing.
+
+    It is made by `pip install` from `kernels/`. Everything works without it, on ONNX Runtime's own operators.
+    """
+    if not processor_flags() >= _NEEDED:
+        return None
+    candidates = (Path(__file__).with_name(LIBRARY_NAME + suffix) for suffix in EXTENSION_SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+class Arithmetic(NamedTuple):
+    """How a session computes."""
+
+    library: Path | None
+    """The compiled operators; None for ONNX Runtime's own."""
+    cache_precision: CachePrecision
+
+
+PLAIN = Arithmetic(None, "fp32")
+
+
+def choose_arithmetic(
+    architecture: Architecture, weights: Precision, wish: CachePrecision | None, library: Path | None
+) -> Arithmetic:
+    """The compiled operators for weights in 8 or 4 bit or a cache in 8 bit, which is the default beside such weights.
+
+    Raises BundleRefused, in words, where a cache in 8 bit is wished for and cannot be.
+    """
+    can_round = library is not None and fits_cache(architecture.head_size)
+    if wish == "int8" and not can_round:
+        reason = (
+            "the compiled operators, which need a compiler at installation and a processor with AVX512-VNNI"
+            if library is None
+            else f"heads whose size is a multiple of 16 and at most 256; these have {architecture.head_size}"
+        )
+        raise BundleRefused(f"ML_SERVICE_CACHE_PRECISION=int8 cannot be had without {reason}")
+    is_rounded = weights != "fp32"
+    precision: CachePrecision = wish or ("int8" if is_rounded and can_round else "fp32")
+    return Arithmetic(library if is_rounded or precision == "int8" else None, precision)
