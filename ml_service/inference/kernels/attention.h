@@ -21,6 +21,7 @@ constexpr int kTileRows = 24;    // queries (tokens times heads that share a key
 constexpr int kScoreRows = 8;    // of them in registers at once for scores,
 constexpr int kMixRows = 6;      // and for values,
 constexpr int kMixParts = 4;     // so many times 16 of the head's width at a time
+constexpr int kAhead = 2;        // blocks that are asked for before they are needed
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 enum Input : size_t {
@@ -93,12 +94,17 @@ struct Scores {
   int64_t stride;
 };
 
+inline void fetch(const uint8_t* start, int size) {
+  for (int line = 0; line < size; line += 64) _mm_prefetch(reinterpret_cast<const char*>(start + line), _MM_HINT_T0);
+}
+
 template <int... kRow>
 void score(const Layout& layout, uint8_t* head_start, int first_block, int last_block, const Query& q, int row,
            const Rule& rule, const Scores& scores, std::integer_sequence<int, kRow...>) {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int block = first_block; block < last_block; ++block) {
     uint8_t* keys = layout.keys(head_start, block);
+    if (row == 0 && block + kAhead < last_block) fetch(layout.keys(head_start, block + kAhead), layout.block_bytes);
     const int8_t* query = q.codes[row];
     __m512i sums[sizeof...(kRow)];
     ((sums[kRow] = _mm512_setzero_si512()), ...);

@@ -11,6 +11,7 @@ namespace row_product {
 using namespace arithmetic;
 
 constexpr int kPanel = 32;       // columns that lie together: [panel][inputs / 4][32][4]
+constexpr int kAhead = 6144;
 constexpr int kMostRows = 12;    // in registers at once: 24 accumulators
 constexpr int kFewValues = 8192; // so few are rounded by every thread for itself: cheaper than to wait for each other
 
@@ -86,6 +87,7 @@ inline void tile(const Rows& rows, const Matrix& m, int panel, int row, const Ta
   ((left[kSums] = right[kSums] = _mm512_setzero_si512()), ...);
   int g = 0;
   for (; g + kSets <= m.groups; g += kSets, w += kSets * kStep, x += kSets * 4) {
+    for (int ahead = 0; ahead < kSets * kStep; ahead += 64) _mm_prefetch(reinterpret_cast<const char*>(w) + kAhead + ahead, _MM_HINT_T0);
     ((left[kSums] = dot(left[kSums], x + kSums % kRows * stride + kSums / kRows * 4, w + kSums / kRows * kStep),
       right[kSums] = dot(right[kSums], x + kSums % kRows * stride + kSums / kRows * 4, w + kSums / kRows * kStep + 64)),
      ...);
