@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ml_service.common.bundle import Architecture
-from ml_service.inference.session import CacheBlock, GraphInfo, Logits, Row
+from ml_service.inference.caches import CacheBlock
+from ml_service.inference.session import GraphInfo, Logits, Row
 
 SMALL = Architecture(
     model_type="qwen3", vocabulary_size=300, context_length=64, layers=1, heads=1, key_value_heads=1,
@@ -20,6 +21,7 @@ class CountingSession:
     """Answers each token with the next id, from the row's own tokens alone; checks that the cache would be right."""
 
     cache_bytes_per_token = 8
+    shares_steps = True
 
     def __init__(self, slots: int = 2, chunk: int = 8) -> None:
         self.slots, self.chunk, self.architecture = slots, chunk, SMALL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -53,18 +54,33 @@ def test_guesses_grow_while_they_come_true_and_pause_where_they_do_not() -> None
     assert len(lookup.propose(later, 20)) == 2
 
 
-def test_a_piece_of_a_prompt_takes_at_most_one_decode_step_and_a_half() -> None:
+@pytest.mark.parametrize(("base_s", "token_s"), [(0.003, 0.0003), (0.0002, 0.00003), (0.02, 0.02)])
+def test_a_piece_of_a_prompt_takes_what_is_fair_to_the_others(base_s: float, token_s: float) -> None:
+    pace, source = Pace(), random.Random(0)
+    assert pace.fair_chunk(1, 1, 256, shares_step=True) == 256  # nothing is known yet
+
+    def seconds(tokens: float) -> float:
+        return base_s + tokens * token_s
+
+    for _ in range(100):
+        tokens = source.choice([1, 2, 8, 9, 40, 256])
+        pace.stepped(tokens, seconds(tokens) * source.uniform(0.9, 1.1))
+    for decoding in (1, 8, 31):
+        shared = pace.fair_chunk(1, decoding, 256, shares_step=True)
+        assert shared in (8, 256) or seconds(decoding + shared) == pytest.approx(2.4 * seconds(decoding), rel=0.25)
+        more = pace.fair_chunk(2 * decoding, decoding, 256, shares_step=True)
+        assert shared == 8 or more in (256, pytest.approx(2 * shared, abs=2))
+        own = pace.fair_chunk(1, decoding, 256, shares_step=False)
+        assert own in (8, 256) or seconds(own) == pytest.approx(1.5 * seconds(decoding), rel=0.25)
+
+
+def test_steps_that_were_all_equally_long_are_no_reason_to_divide_by_nothing() -> None:
     pace = Pace()
-    assert pace.fair_chunk(256) == 256  # nothing is known yet
-    pace.read(256, 0.256)
-    pace.decoded(0.020)
-    assert pace.fair_chunk(256) == 24
-    for _ in range(50):
-        pace.decoded(0.001)
-    assert pace.fair_chunk(256) == 16
-    for _ in range(50):
-        pace.decoded(10.0)
-    assert pace.fair_chunk(256) == 256
+    for _ in range(10):
+        pace.stepped(32, 0.02)
+    assert pace.fair_chunk(1, 31, 256, shares_step=True) == 43
+    assert pace.fair_chunk(1, 1, 256, shares_step=True) == 8
+    assert pace.fair_chunk(1, 0, 256, shares_step=True) == 256
 
 
 def ids_of(start: int, stop: int) -> tuple[int, int]:

@@ -81,6 +81,7 @@ def requests(draw: st.DrawFn) -> tuple[list[int], GenerationParameters]:
     slots=st.integers(1, 5),
     blocks=st.sampled_from([0, 2, 100]),
     lookup_rows=st.sampled_from([0, 4, 16]),
+    shares_steps=st.booleans(),
 )
 @settings(max_examples=150)
 def test_any_mix_gives_each_request_what_it_gets_alone(
@@ -90,8 +91,10 @@ def test_any_mix_gives_each_request_what_it_gets_alone(
     slots: int,
     blocks: int,
     lookup_rows: int,
+    shares_steps: bool,
 ) -> None:
     session, telemetry = ContextSession(slots=slots, chunk=8), Telemetry()
+    session.shares_steps = shares_steps
     loop = DecodeLoop(session, len(wanted), telemetry, PrefixCache(4, blocks), lookup_rows)
     asked = [Asked(prompt, parameters) for prompt, parameters in wanted]
     for number, request in enumerate(asked):

@@ -71,11 +71,23 @@ def test_a_long_prompt_and_the_running_ones_take_turns() -> None:
     scheduler.admit()
     turns = []
     for _ in range(6):
-        step = scheduler.schedule()
-        if step is long:
-            long.cached += 4
-        turns.append("long" if step is long else "+".join(each.id for each in step))
+        reading, decoding = scheduler.schedule(shares_steps=False)
+        for each in reading:
+            each.cached += 4
+        turns.append("+".join(each.id for each in reading or decoding))
     assert turns == ["long", "running", "long", "running", "long", "running+long"]
+
+
+def test_where_rows_share_steps_everybody_is_in_each() -> None:
+    scheduler = Scheduler(Slots(3))
+    running, long, other = sequence("running"), sequence("long", prompt=12), sequence("other")
+    running.cached = 4
+    for each in (running, long, other):
+        scheduler.add(each)
+    scheduler.admit()
+    assert scheduler.schedule(shares_steps=True) == ([long, other], [running])
+    long.cached, other.cached = 12, 3
+    assert scheduler.schedule(shares_steps=True) == ([other], [running, long])
 
 
 def test_one_who_left_is_found_among_waiting_and_running() -> None:

@@ -22,6 +22,8 @@ class Caches(Protocol):
 
     places: int
     """The fewest places that a row of a step has in the grid of attention."""
+    shares_steps: bool
+    """As `Session` says."""
 
     def bind(self, binding: onnxruntime.IOBinding, first: int, width: int) -> None:
         """Bind the graph's cache inputs and outputs to a range of slots."""
@@ -59,6 +61,7 @@ def make_caches(architecture: Architecture, precision: CachePrecision, slots: in
 class PlainCaches:
     """Two arrays a layer, keys and values, in fp32: (slots, key-value heads, capacity, head size)."""
 
+    shares_steps = False
     places = 2
     """A row of one token is given to attention twice: a single query takes another way through ONNX Runtime, whose sums
     differ in the last bit, and rounded activations make a different number of that. So a token's logits are the same to
@@ -99,6 +102,7 @@ class RoundedCaches:
     its own.
     """
 
+    shares_steps = True
     places = 1
 
     def __init__(self, architecture: Architecture, slots: int) -> None:

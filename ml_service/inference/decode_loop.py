@@ -6,6 +6,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from ml_service.common.errors import Overloaded, ServiceError
@@ -14,12 +15,12 @@ from ml_service.inference.admission import Admission
 from ml_service.inference.caches import CacheBlock
 from ml_service.inference.pace import Pace
 from ml_service.inference.prefix_cache import PrefixCache
-from ml_service.inference.sampler import likeliest_of_rows
 from ml_service.inference.scheduler import Scheduler
-from ml_service.inference.sequence import Event, Failed, Sequence
-from ml_service.inference.session import Logits, Row, Session
+from ml_service.inference.sequence import Failed, Sequence
+from ml_service.inference.session import Logits, Session
 from ml_service.inference.shared_prefixes import SharedPrefixes
 from ml_service.inference.slots import Slots
+from ml_service.inference.step import Part, shares
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
@@ -39,13 +40,17 @@ class DecodeLoop:
         telemetry: Telemetry,
         prefixes: PrefixCache[CacheBlock] | None = None,
         lookup_rows: int = 0,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """`lookup_rows` are the most tokens that a decode step may have with its guesses; 0 guesses nothing."""
+        """`lookup_rows` are the most tokens that a decode step may have with its guesses; 0 guesses nothing.
+
+        `after_step` is called when all that a step brought has been published.
+        """
         self._session, self._telemetry = session, telemetry
         self._slots = Slots(session.slots)
         self._scheduler = Scheduler(self._slots)
         self._prefixes = SharedPrefixes(session, PrefixCache(1, 0) if prefixes is None else prefixes, telemetry)
-        self._lookup_rows = lookup_rows
+        self._lookup_rows, self._after_step = lookup_rows, after_step
         self._pace = Pace()
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._admission = Admission(session.slots, max_waiting, telemetry)
@@ -105,14 +110,14 @@ class DecodeLoop:
             is_stopping = self._receive()
             self._end_those_who_are_done_waiting()
             self._admit()
-            match self._scheduler.schedule():
-                case Sequence() as sequence:
-                    self._read_on(sequence)
-                case batch if batch:
-                    self._decode(batch)
+            reading, decoding = self._scheduler.schedule(self._session.shares_steps)
+            if parts := [*self._pieces(reading), *self._next_tokens(decoding)]:
+                self._step(parts)
+            self._after_step()
             self._moved_at = time.monotonic()
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
+        self._after_step()
         self._prefixes.clear()
         self._session.close()
 
@@ -151,17 +156,59 @@ class DecodeLoop:
         for sequence in self._scheduler.admit():
             sequence.admitted_at = time.perf_counter()
 
-    def _read_on(self, sequence: Sequence) -> None:
-        """Read the next piece of a prompt; behind its last one the first token is chosen."""
-        if not sequence.cached and not sequence.echoes:  # a prompt whose every token is scored must be read
-            self._prefixes.reuse(sequence)
-        piece = sequence.prompt_piece(self._longest_piece(sequence))
+    def _pieces(self, reading: list[Sequence]) -> Iterator[Part]:
+        """The next pieces of prompts, the oldest first, as far as is fair to those who wait for their next token."""
+        session, decoding = self._session, len(self._scheduler.decoding)
+        left = self._pace.fair_chunk(len(reading), decoding, session.chunk, session.shares_steps)
+        read: list[Sequence] = []
+        for sequence in reading:
+            if left <= 0:
+                return
+            if not sequence.cached and not sequence.echoes:  # a prompt whose every token is scored must be read
+                if self._prefixes.are_being_read(sequence, read):
+                    continue
+                self._prefixes.reuse(sequence)
+            longest = left
+            if sequence.echoes:
+                longest = max(min(left, _ECHO_LOGITS // session.architecture.vocabulary_size), 1)
+            piece = sequence.prompt_piece(longest)
+            yield Part(sequence, piece, [], is_prompt=True)
+            read.append(sequence)
+            left -= len(piece)
+
+    def _next_tokens(self, decoding: list[Sequence]) -> Iterator[Part]:
+        """The latest token of everybody who is past the prompt, with guesses where there is room for them."""
+        most = self._lookup_rows // len(decoding) - 1 if decoding else 0
+        for sequence in decoding:
+            guess = sequence.lookup.propose(sequence.ids, min(most, sequence.room - 1)) if most > 0 else []
+            yield Part(sequence, [sequence.ids[-1], *guess], guess, is_prompt=False)
+
+    def _step(self, parts: list[Part]) -> None:
         started = time.perf_counter()
-        logits_TV = self._step([(sequence, piece)], wants_all=sequence.echoes)
-        if logits_TV is None:
+        try:
+            logits_TV = self._session.run([part.row for part in parts])
+        except Exception as error:  # the loop must outlive any step: the requests of this one fail, the next go on
+            if not isinstance(error, ServiceError):
+                log.exception("step.failed", sequences=len(parts))
+            for part in parts:
+                self._fail(part.sequence, error)
             return
-        self._pace.read(len(piece), time.perf_counter() - started)
-        sequence.cached += len(piece)
+        now = time.perf_counter()
+        tokens = sum(len(part.token_ids) for part in parts)
+        self._pace.stepped(tokens, now - started)
+        self._telemetry.iteration_tokens.observe(tokens)
+        for part, own_TV, bests in shares(parts, logits_TV):
+            if part.is_prompt:
+                self._have_read(part, own_TV, bests, now)
+            else:
+                part.sequence.cached += 1
+                self._advance(part.sequence, own_TV, bests, part.guess, now)
+        self._tell_tokens()
+
+    def _have_read(self, part: Part, logits_TV: Logits, bests: list[int | None], now: float) -> None:
+        """Behind the last piece of a prompt the first token is chosen."""
+        sequence = part.sequence
+        sequence.cached += len(part.token_ids)
         self._prefixes.remember(sequence)
         if sequence.echoes:
             sequence.echo(logits_TV)
@@ -170,55 +217,7 @@ class DecodeLoop:
         if sequence.room <= 0:
             self._end(sequence, "length")
         else:
-            self._advance(sequence, logits_TV[-1:], [None], [], time.perf_counter())
-
-    def _longest_piece(self, sequence: Sequence) -> int:
-        longest = self._session.chunk
-        if sequence.echoes:
-            longest = max(min(longest, _ECHO_LOGITS // self._session.architecture.vocabulary_size), 1)
-        return self._pace.fair_chunk(longest) if self._scheduler.decoding else longest
-
-    def _decode(self, batch: list[Sequence]) -> None:
-        """One step for everybody who is past the prompt, with guesses where there is room for them."""
-        guesses = self._guesses(batch)
-        started = time.perf_counter()
-        fed = [(sequence, [sequence.ids[-1], *guess]) for sequence, guess in zip(batch, guesses, strict=True)]
-        logits_TV = self._step(fed, wants_all=True)
-        if logits_TV is None:
-            return
-        now = time.perf_counter()
-        bests = likeliest_of_rows(logits_TV)
-        start = 0
-        for sequence, guess in zip(batch, guesses, strict=True):
-            sequence.cached += 1
-            stop = start + 1 + len(guess)
-            self._advance(sequence, logits_TV[start:stop], bests[start:stop], guess, now)
-            start = stop
-        if start == len(batch):
-            self._pace.decoded(now - started)
-        self._tell_tokens()
-
-    def _guesses(self, batch: list[Sequence]) -> list[list[int]]:
-        most = self._lookup_rows // len(batch) - 1
-        if most <= 0:
-            return [[]] * len(batch)
-        return [sequence.lookup.propose(sequence.ids, min(most, sequence.room - 1)) for sequence in batch]
-
-    def _step(self, fed: list[tuple[Sequence, list[int]]], wants_all: bool) -> Logits | None:
-        rows = []
-        for sequence, ids in fed:
-            assert sequence.slot is not None, "a sequence without a slot was scheduled: this is a bug"
-            rows.append(Row(sequence.slot, sequence.cached, ids, wants_all))
-        try:
-            logits = self._session.run(rows)
-        except Exception as error:  # the loop must outlive any step: the requests of this one fail, the next go on
-            if not isinstance(error, ServiceError):
-                log.exception("step.failed", sequences=len(fed))
-            for sequence, _ in fed:
-                self._fail(sequence, error)
-            return None
-        self._telemetry.iteration_tokens.observe(sum(len(ids) for _, ids in fed))
-        return logits
+            self._advance(sequence, logits_TV[-1:], bests[-1:], [], now)
 
     def _advance(
         self, sequence: Sequence, logits_TV: Logits, bests: list[int | None], guess: list[int], now: float
@@ -272,19 +271,13 @@ class DecodeLoop:
             total_s=time.perf_counter() - sequence.submitted_at,
         )
         self._admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
-        self._publish(sequence, finished)
+        sequence.publish(finished)
 
     def _fail(self, sequence: Sequence, error: Exception, reason: str = "error") -> None:
         self._forget(sequence)
         self._telemetry.finished.labels(reason).inc()
-        self._publish(sequence, Failed(error))
+        sequence.publish(Failed(error))
 
     def _forget(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         self._admission.give_back()
-
-    def _publish(self, sequence: Sequence, event: Event) -> None:
-        try:
-            sequence.publish(event)
-        except RuntimeError:  # the event loop of the client is closed: nobody listens any more
-            log.warning("publish.failed", sequence=sequence.id)

@@ -20,7 +20,7 @@ from ml_service.common.types import GenerationParameters
 from ml_service.inference.caches import CacheBlock
 from ml_service.inference.constraint import Constraint, Grammars
 from ml_service.inference.decode_loop import DecodeLoop
-from ml_service.inference.mailbox import Mailbox, publisher
+from ml_service.inference.mailbox import Doorbells, Mailbox, publisher
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sampler import Choice, Sampler
 from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
@@ -103,7 +103,10 @@ class Engine:
         block_bytes = session.cache_bytes_per_token * PREFIX_BLOCK_TOKENS
         blocks = options.prefix_cache_bytes // block_bytes if block_bytes else 0
         prefixes: PrefixCache[CacheBlock] = PrefixCache(PREFIX_BLOCK_TOKENS, blocks)
-        self._loop = DecodeLoop(session, options.max_waiting, telemetry, prefixes, options.lookup_rows)
+        self._doorbells = Doorbells()
+        self._loop = DecodeLoop(
+            session, options.max_waiting, telemetry, prefixes, options.lookup_rows, self._doorbells.ring
+        )
 
     @property
     def busy(self) -> int:
@@ -197,7 +200,7 @@ class Engine:
         work within one step. Raises Overloaded at once where there are not places for all, and what the model raised
         where it failed: then all of them end.
         """
-        mailbox: Mailbox[tuple[int, Event]] = Mailbox()
+        mailbox: Mailbox[tuple[int, Event]] = Mailbox(self._doorbells.of_running_loop())
         sequences = await self._sequences(work, mailbox, wakes_for_deltas)
         self._loop.submit(*sequences)
         open_ones = set(range(len(sequences)))

@@ -1,36 +1,53 @@
-"""How fast this machine is: what a piece of prompt and a decode step take, and so how long a fair piece is; pure."""
+"""How fast this machine is: what a step takes for its tokens, and how much of a prompt is fair beside others; pure."""
 
 from __future__ import annotations
 
-_SMOOTHING = 0.2
-_FAIR_RATIO = 1.5
-"""A piece of prompt between two decode steps may take as long as so many of them: a pause is then well under three."""
-_SHORTEST_CHUNK = 16
-_GRANULE = 8
+_MEMORY = 0.98
+"""What a measurement weighs after one more: some fifty steps count."""
+_SHARED_RATIO = 2.4
+"""A step that reads a prompt too may take as long as so many without it: its 99th percentile is then under three."""
+_TURN_RATIO = 1.5
+"""The same for a piece of prompt that is read in a step of its own, between two others."""
+_SHORTEST_CHUNK = 8
 
 
 class Pace:
-    """Moving averages of step times."""
+    """A line through the latest steps: seconds = a + b * tokens, each step's error in parts of its time."""
 
     def __init__(self) -> None:
-        self._seconds_per_prompt_token = 0.0
-        self._decode_step_s = 0.0
+        self._w = self._n = self._nn = self._s = self._ns = 0.0
 
-    def read(self, tokens: int, seconds: float) -> None:
-        """A piece of a prompt took so long."""
-        self._seconds_per_prompt_token = _smooth(self._seconds_per_prompt_token, seconds / tokens)
+    def stepped(self, tokens: int, seconds: float) -> None:
+        """A step with so many tokens took so long."""
+        weight = 1 / max(seconds, 1e-9) ** 2
+        sums = (self._w, self._n, self._nn, self._s, self._ns)
+        added = (1.0, tokens, tokens * tokens, seconds, tokens * seconds)
+        self._w, self._n, self._nn, self._s, self._ns = (
+            _MEMORY * total + weight * value for total, value in zip(sums, added, strict=True)
+        )
 
-    def decoded(self, seconds: float) -> None:
-        """A decode step took so long."""
-        self._decode_step_s = _smooth(self._decode_step_s, seconds)
+    def fair_chunk(self, reading: int, decoding: int, longest: int, shares_step: bool) -> int:
+        """The tokens of prompts that may be read while so many others wait for their next token.
 
-    def fair_chunk(self, longest: int) -> int:
-        """The tokens of a prompt that may be read while others wait for their next token."""
-        if not self._seconds_per_prompt_token or not self._decode_step_s:
+        Where more wait for their first token than for their next one, what is read grows with their number: a step
+        that is longer for few is a shorter wait for many.
+        """
+        base_tokens = self._base_tokens()
+        if base_tokens is None or not decoding:
             return longest
-        tokens = int(_FAIR_RATIO * self._decode_step_s / self._seconds_per_prompt_token)
-        return min(max(tokens - tokens % _GRANULE, _SHORTEST_CHUNK), longest)
+        if shares_step:
+            tokens = (_SHARED_RATIO - 1) * (base_tokens + decoding) * max(reading / decoding, 1.0)
+        else:
+            tokens = _TURN_RATIO * (base_tokens + decoding) - base_tokens
+        return int(min(max(tokens, _SHORTEST_CHUNK), longest))
 
-
-def _smooth(average: float, value: float) -> float:
-    return average + _SMOOTHING * (value - average) if average else value
+    def _base_tokens(self) -> float | None:
+        """a / b: how many tokens take as long as what every step takes; None where nothing is known."""
+        if not self._w:
+            return None
+        determinant = self._w * self._nn - self._n * self._n
+        if determinant <= 1e-6 * self._w * self._nn:  # all steps were equally long
+            return 0.0
+        slope = (self._w * self._ns - self._n * self._s) / determinant
+        base = (self._s - slope * self._n) / self._w
+        return max(base, 0.0) / slope if slope > 0 else None

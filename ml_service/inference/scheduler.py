@@ -10,10 +10,10 @@ from ml_service.inference.slots import Slots
 
 
 class Scheduler:
-    """First come, first served into slots; prompts are read in pieces between decode steps.
+    """First come, first served into slots; prompts are read in pieces, so that a long one never holds up the others.
 
-    A step is one piece of one prompt, or the next tokens of every sequence that is past its prompt: so a long prompt
-    holds up the running ones by at most a piece at a time.
+    Where rows of all lengths can share a step, it has the next tokens of everybody who is past the prompt, and pieces
+    of the other prompts. Where they can't, a piece of one prompt and the next tokens of the others take turns.
     """
 
     def __init__(self, slots: Slots) -> None:
@@ -61,15 +61,15 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def schedule(self) -> Sequence | list[Sequence]:
-        """The next step: one whose prompt is read on, or those who get their next tokens (none where nobody runs)."""
-        unread = next((sequence for sequence in self._running if sequence.needs_prefill), None)
+    def schedule(self, shares_steps: bool) -> tuple[list[Sequence], list[Sequence]]:
+        """The next step: those whose prompts are read on, the oldest first, and those who get their next tokens."""
+        reading = [sequence for sequence in self._running if sequence.needs_prefill]
         decoding = self.decoding
-        if unread is not None and (not decoding or not self._was_prefill):
-            self._was_prefill = True
-            return unread
-        self._was_prefill = False
-        return decoding
+        if shares_steps or not (reading and decoding):
+            self._was_prefill = False
+            return (reading if shares_steps else reading[:1]), decoding
+        self._was_prefill = not self._was_prefill
+        return (reading[:1], []) if self._was_prefill else ([], decoding)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and its slot back."""

@@ -70,6 +70,8 @@ class Session(Protocol):
     """The most tokens that a row may have in a step."""
     cache_bytes_per_token: int
     """What a token's keys and values take; 0 where they cannot be copied."""
+    shares_steps: bool
+    """Whether a step with rows of all lengths costs what its tokens cost, and not the longest row times the rows."""
     architecture: Architecture
     graph: GraphInfo
 
@@ -129,6 +131,7 @@ class OnnxSession:
         )
         self._caches = make_caches(architecture, precision, slots, chunk)
         self.cache_bytes_per_token = bytes_per_token(architecture, precision)
+        self.shares_steps = self._caches.shares_steps
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
         self._logits = np.empty((slots, architecture.vocabulary_size), np.float32)
 

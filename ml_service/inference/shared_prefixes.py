@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ml_service.inference.caches import CacheBlock
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sequence import Sequence
@@ -24,6 +26,18 @@ class SharedPrefixes:
         sequence.reused = sequence.cached
         self._telemetry.prefix_queries.inc(len(sequence.prompt_ids))
         self._telemetry.prefix_hits.inc(sequence.reused)
+
+    def are_being_read(self, sequence: Sequence, others: Iterable[Sequence]) -> bool:
+        """Whether one of the others is about to read blocks that this one could copy afterwards."""
+        size = self._cache.block_tokens
+        if not self._cache.max_blocks:
+            return False
+        for other in others:
+            following = other.cached - other.cached % size + size
+            shared = other.prompt_ids[:following]
+            if len(shared) == following and sequence.prompt_ids[:following] == shared:
+                return True
+        return False
 
     def remember(self, sequence: Sequence) -> None:
         """Keep what this sequence has read, or written itself."""

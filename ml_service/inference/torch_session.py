@@ -26,6 +26,7 @@ class TorchSession:
     """
 
     cache_bytes_per_token = 0
+    shares_steps = False
 
     def __init__(self, bundle: Path, architecture: Architecture, slots: int, chunk: int, threads: int) -> None:
         """Raises BundleRefused where the bundle does not hold the weights of this architecture."""
