@@ -225,10 +225,9 @@ class FusedGraph:
             else:
                 graph.initializer.append(tensor)
         graph.initializer.extend(_placeholder(name, array) for name, array in self.arrays.items())
-        pasts = [value for value in model.graph.input if value.name.startswith("past.")]
-        graph.input.extend(value for value in model.graph.input if not (self._fuse_attention and value in pasts))
+        graph.input.extend(value for value in model.graph.input if value.name in used)
         if self._fuse_attention:
-            layers = len(pasts) // len(CACHE_KINDS)
+            layers = sum(value.name.startswith("past.") for value in model.graph.input) // len(CACHE_KINDS)
             shape = ["batch", "heads", "blocks", "bytes"]
             graph.input.extend(
                 helper.make_tensor_value_info(cache_name(layer), TensorProto.UINT8, shape) for layer in range(layers)

@@ -129,6 +129,8 @@ class OnnxSession:
             tuple(TensorInfo(v.name, v.type, tuple(v.shape)) for v in self._session.get_inputs()),
             tuple(TensorInfo(v.name, v.type, tuple(v.shape)) for v in self._session.get_outputs()),
         )
+        self._inputs = frozenset(value.name for value in self.graph.inputs)
+        """Not all that a step can tell is asked for by every graph."""
         self._caches = make_caches(architecture, precision, slots, chunk)
         self.cache_bytes_per_token = bytes_per_token(architecture, precision)
         self.shares_steps = self._caches.shares_steps
@@ -161,7 +163,8 @@ class OnnxSession:
     def _run(self, first: int, width: int, inputs: Inputs) -> Logits:
         binding = self._binding(first, width)
         for name, value in inputs.items():
-            binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+            if name in self._inputs:
+                binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
         wanted = len(inputs[LOGIT_ROWS])
         # Fresh memory for the logits of a step costs as much as a tenth of the step: its pages have to be zeroed.
         logits = (

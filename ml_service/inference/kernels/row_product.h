@@ -54,13 +54,13 @@ struct Columns {
   }
 };
 
-inline void store(const Target& t, int64_t start, int at, __m512 value) {
+__attribute__((always_inline)) inline void store(const Target& t, int64_t start, int at, __m512 value) {
   const __mmask16 mask = first_lanes(t.width - at);
   if (t.residual) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, t.residual + start + at));
   _mm512_mask_storeu_ps(t.values + start + at, mask, value);
 }
 
-inline void finish(__m512i left, __m512i right, const Columns& lefts, const Columns& rights, float row_scale, int row,
+__attribute__((always_inline)) inline void finish(__m512i left, __m512i right, const Columns& lefts, const Columns& rights, float row_scale, int row,
                    int column, const Target& t) {
   const __m512 scale = _mm512_set1_ps(row_scale);
   const __m512 a = lefts.value(left, scale), b = rights.value(right, scale);
