@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime_genai
 
-from benchmarks.serving.workers.protocol import Limits, Load, Request, Unsupported, batches, main
+from benchmarks.serving.workers.protocol import Limits, Load, Request, answer_in_batches, main
 
 
 class OnnxRuntimeGenAi:
@@ -30,13 +30,8 @@ class OnnxRuntimeGenAi:
         self._pad_id = 0
 
     def generate(self, load: Load) -> list[list[int]]:
-        """Batches of as many requests as there are clients, one after the other."""
-        if load.reuse == "on":
-            raise Unsupported("no prefix cache in a batch")
-        answers: list[list[int]] = []
-        for indices in batches(load):
-            answers += self._batch([load.requests[index] for index in indices])
-        return answers
+        """Batch by batch."""
+        return answer_in_batches(load, self._batch)
 
     def _batch(self, requests: list[Request]) -> list[list[int]]:
         longest = max(len(request.prompt) for request in requests)

@@ -85,10 +85,15 @@ def main(convert: Convert, open_model: Open) -> None:
         _say(answers, _answer(participant, _load(json.loads(line))))
 
 
-def batches(load: Load) -> list[list[int]]:
-    """Requests by index in batches as wide as the concurrency: for participants that batch statically."""
-    indices = list(range(len(load.requests)))
-    return [indices[start : start + load.concurrency] for start in range(0, len(indices), load.concurrency)]
+def answer_in_batches(load: Load, answer: Callable[[list[Request]], list[list[int]]]) -> list[list[int]]:
+    """Batches of as many requests as there are clients, one after the other: for participants that batch statically.
+
+    Raises Unsupported where work on a shared beginning is to be reused.
+    """
+    if load.reuse == "on":
+        raise Unsupported("no prefix cache in a batch")
+    starts = range(0, len(load.requests), load.concurrency)
+    return [tokens for start in starts for tokens in answer(load.requests[start : start + load.concurrency])]
 
 
 def _load(value: dict[str, Any]) -> Load:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.serving.workers.protocol import Limits, Load, Request, Unsupported, batches, main
+from benchmarks.serving.workers.protocol import Limits, Load, Request, answer_in_batches, main
 
 
 class Transformers:
@@ -25,13 +25,8 @@ class Transformers:
         self._model.generation_config.eos_token_id = None
 
     def generate(self, load: Load) -> list[list[int]]:
-        """Batches of as many requests as there are clients, one after the other."""
-        if load.reuse == "on":
-            raise Unsupported("no prefix cache of its own")
-        answers: list[list[int]] = []
-        for indices in batches(load):
-            answers += self._batch([load.requests[index] for index in indices])
-        return answers
+        """Batch by batch."""
+        return answer_in_batches(load, self._batch)
 
     def _batch(self, requests: list[Request]) -> list[list[int]]:
         longest = max(len(request.prompt) for request in requests)
