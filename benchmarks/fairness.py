@@ -36,12 +36,12 @@ async def measure(engine: Engine, running: int, prompt_tokens: int) -> tuple[lis
                 gaps.append(now - before)
             before, seen = now, seen + 1
 
+    prompt = [source.randrange(vocabulary) for _ in range(prompt_tokens)]
     clients = [asyncio.create_task(client(number)) for number in range(running)]
     while len(quiet) < 60 * running:
         await asyncio.sleep(0.01)
     gaps = beside
     started = time.perf_counter()
-    prompt = [source.randrange(vocabulary) for _ in range(prompt_tokens)]
     await engine.complete(prompt, GenerationParameters(max_new_tokens=1, ignore_eos=True), "long")
     seconds = time.perf_counter() - started
     for task in clients:

@@ -62,9 +62,7 @@ def main() -> None:
     are_equal = answers["plain"] == answers["look-up"]
     print(f"{len(texts)} held-out files, their first {PROMPT_CHARACTERS:,} characters, {NEW_TOKENS} greedy tokens each")
     print(f"one step a token     {plain:,.0f} tokens a second")
-    print(
-        f"prompt look-up       {looked_up:,.0f} tokens a second, {accepted / max(guessed, 1):.0%} of guesses accepted"
-    )
+    print(f"prompt look-up       {looked_up:,.0f} tokens a second, {accepted / max(guessed, 1):.0%} of guesses right")
     print(f"gain                 {looked_up / plain:.2f}   goal {GOAL}")
     print(f"the same answers     {are_equal}")
     for engine in engines.values():
