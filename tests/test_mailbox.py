@@ -19,9 +19,9 @@ class CountingLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self.wake_ups = loop, 0
 
-    def call_soon_threadsafe(self, callback: Callable[..., Any]) -> None:
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *arguments: Any) -> None:
         self.wake_ups += 1
-        self._loop.call_soon_threadsafe(callback)
+        self._loop.call_soon_threadsafe(callback, *arguments)
 
 
 def test_all_who_wait_are_woken_at_once() -> None:
@@ -44,20 +44,20 @@ def test_all_who_wait_are_woken_at_once() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=60))
 def test_nothing_is_lost_between_a_thread_and_its_waiters(script: list[tuple[int, bool, bool]]) -> None:
-    """Each line: to whom, whether that alone wakes, whether the bell is rung behind it."""
+    """Each line: to whom, whether it is urgent, whether the bell is rung behind it."""
 
     async def go() -> list[list[int]]:
         bells = Doorbells()
         mailboxes: list[Mailbox[int]] = [Mailbox(bells.of_running_loop()) for _ in range(3)]
 
         def put_all() -> None:
-            for number, (index, wakes, rings) in enumerate(script):
-                mailboxes[index].put(number, wakes=wakes)
+            for number, (index, is_urgent, rings) in enumerate(script):
+                mailboxes[index].put(number, is_urgent=is_urgent)
                 if rings:
                     bells.ring()
             for mailbox in mailboxes:
-                mailbox.put(-1)
-            bells.ring()
+                mailbox.put(-1, is_urgent=False)
+            bells.ring(is_last=True)
 
         async def take(mailbox: Mailbox[int]) -> list[int]:
             taken: list[int] = []

@@ -40,17 +40,17 @@ class DecodeLoop:
         telemetry: Telemetry,
         prefixes: PrefixCache[CacheBlock] | None = None,
         lookup_rows: int = 0,
-        after_step: Callable[[], None] = lambda: None,
+        tell: Callable[[bool], None] = lambda is_last: None,
     ) -> None:
         """`lookup_rows` are the most tokens that a decode step may have with its guesses; 0 guesses nothing.
 
-        `after_step` is called when all that a step brought has been published.
+        `tell` is called when all that a step brought has been published; the last time with True.
         """
         self._session, self._telemetry = session, telemetry
         self._slots = Slots(session.slots)
         self._scheduler = Scheduler(self._slots)
         self._prefixes = SharedPrefixes(session, PrefixCache(1, 0) if prefixes is None else prefixes, telemetry)
-        self._lookup_rows, self._after_step = lookup_rows, after_step
+        self._lookup_rows, self._tell = lookup_rows, tell
         self._pace = Pace()
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._admission = Admission(session.slots, max_waiting, telemetry)
@@ -113,11 +113,11 @@ class DecodeLoop:
             reading, decoding = self._scheduler.schedule(self._session.shares_steps)
             if parts := [*self._pieces(reading), *self._next_tokens(decoding)]:
                 self._step(parts)
-            self._after_step()
+            self._tell(False)
             self._moved_at = time.monotonic()
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
-        self._after_step()
+        self._tell(True)
         self._prefixes.clear()
         self._session.close()
 

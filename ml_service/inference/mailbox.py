@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -13,26 +15,36 @@ from ml_service.inference.sequence import Delta, Event
 Item = TypeVar("Item")
 
 
+_UNHURRIED_S = 0.008
+"""Half a frame: tokens that follow one another faster are told together, for a wake-up costs more than a token."""
+
+
 class Doorbell:
-    """Wakes the waiters of one event loop from another thread, all with one wake-up."""
+    """Wakes the waiters of one event loop from another thread, together: the urgent ones at once, others when due."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._wanted: deque[asyncio.Event] = deque()
+        self._urgent: deque[asyncio.Event] = deque()
+        self._rung_at = -math.inf
 
-    def want(self, waiter: asyncio.Event) -> None:
-        """Have this one woken by the next `ring`."""
-        self._wanted.append(waiter)
+    def want(self, waiter: asyncio.Event, *, is_urgent: bool) -> None:
+        """Have this one woken by the next `ring`, or by one that comes some time after the last."""
+        (self._urgent if is_urgent else self._wanted).append(waiter)
 
-    def ring(self) -> None:
-        """Wake them, from any thread; those of a closed loop sleep on."""
-        if self._wanted:
+    def ring(self, is_last: bool = False) -> None:
+        """Wake them, from any thread; the last time nobody is left. Those of a closed loop sleep on."""
+        is_due = is_last or time.monotonic() >= self._rung_at + _UNHURRIED_S
+        if self._urgent or (is_due and self._wanted):
+            if is_due:
+                self._rung_at = time.monotonic()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._answer)
+                self._loop.call_soon_threadsafe(self._wake, is_due)
 
-    def _answer(self) -> None:
-        while self._wanted:
-            self._wanted.popleft().set()
+    def _wake(self, is_due: bool) -> None:
+        for waiters in (self._urgent, self._wanted) if is_due else (self._urgent,):
+            while waiters:
+                waiters.popleft().set()
 
 
 class Doorbells:
@@ -49,10 +61,10 @@ class Doorbells:
             self._of_loops = kept | {loop: Doorbell(loop)}
         return self._of_loops[loop]
 
-    def ring(self) -> None:
-        """Wake everybody who has something to take."""
-        for bell in self._of_loops.values():
-            bell.ring()
+    def ring(self, is_last: bool = False) -> None:
+        """Wake those who have something to take."""
+        for bell in tuple(self._of_loops.values()):
+            bell.ring(is_last)
 
 
 class Mailbox(Generic[Item]):
@@ -64,12 +76,12 @@ class Mailbox(Generic[Item]):
         self._arrived = asyncio.Event()
         self._is_waiting = False
 
-    def put(self, item: Item, *, wakes: bool = True) -> None:
+    def put(self, item: Item, *, wakes: bool = True, is_urgent: bool = True) -> None:
         """From any thread; whoever waits is woken when the doorbell is rung."""
         self._items.append(item)
-        if wakes and self._is_waiting:
+        if wakes and (self._is_waiting or is_urgent):
             self._is_waiting = False
-            self._doorbell.want(self._arrived)
+            self._doorbell.want(self._arrived, is_urgent=is_urgent)
 
     async def get_all(self) -> list[Item]:
         """What has come since the last time; waits for the first item."""
@@ -86,7 +98,12 @@ class Mailbox(Generic[Item]):
 def publisher(mailbox: Mailbox[tuple[int, Event]], index: int, *, wakes_for_deltas: bool) -> Callable[[Event], None]:
     """What a sequence publishes with: its events, under its index."""
 
+    has_begun = False
+
     def publish(event: Event) -> None:
-        mailbox.put((index, event), wakes=wakes_for_deltas or not isinstance(event, Delta))
+        nonlocal has_begun
+        is_delta = isinstance(event, Delta)
+        mailbox.put((index, event), wakes=wakes_for_deltas or not is_delta, is_urgent=not (is_delta and has_begun))
+        has_begun = True
 
     return publish
