@@ -54,6 +54,7 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.completions $(BUNDLE)
 	$(BIN)/python -m benchmarks.http_overhead $(BUNDLE)
 	$(BIN)/python -m benchmarks.fairness $(BUNDLE)
+	$(BIN)/python -m benchmarks.lookup $(BUNDLE)
 	$(BIN)/python -m benchmarks.soak $(BUNDLE)
 	$(BIN)/python -m benchmarks.training_step
 
