@@ -15,7 +15,7 @@ help: ## list the commands
 
 setup: $(STAMP) ## make .venv with everything in it
 
-$(STAMP): requirements.lock pyproject.toml $(wildcard ml_service/inference/kernels/*)
+$(STAMP): requirements.lock pyproject.toml $(wildcard ml_service/inference/kernels/*.h ml_service/inference/kernels/*.cpp)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 setup")'
 	@echo 'making $(VENV): about two minutes, 2 GB'
 	@$(PYTHON) -m venv $(VENV)

@@ -10,16 +10,20 @@ from pathlib import Path
 from lib.files import staged
 
 SUFFIXES = (".py", ".h", ".cpp")
+_COMMENT = "// "
 BEGIN, END = "<!-- tree: begin -->", "<!-- tree: end -->"
 
 
 def caption_of(file: Path) -> str:
     """The first line of what describes a file. Raises ValueError where there is none."""
     text = file.read_text(encoding="utf-8")
-    docstring = ast.get_docstring(ast.parse(text)) if file.suffix == ".py" else text.removeprefix("// ")
-    if not docstring or (docstring == text and file.suffix != ".py"):
+    if file.suffix == ".py":
+        description = ast.get_docstring(ast.parse(text))
+    else:
+        description = text.removeprefix(_COMMENT) if text.startswith(_COMMENT) else None
+    if not description:
         raise ValueError(f"{file} has no caption: begin it with a docstring or a comment")
-    return docstring.splitlines()[0]
+    return description.splitlines()[0]
 
 
 def tree(root: Path, folders: Iterable[str]) -> str:

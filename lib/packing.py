@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-PANEL = 32
-"""Columns that lie together: two registers of 16."""
+_REGISTER = 16
+PANEL = 2 * _REGISTER
+"""Columns that lie together: two registers."""
 _GROUP = 4
 """Inputs that one instruction multiplies and adds."""
 
@@ -42,13 +43,13 @@ def pack_columns(
 
 
 def interleaved(columns: int) -> npt.NDArray[np.intp]:
-    """The order of columns that brings the two halves of a matrix together, 16 of each in turn.
+    """The order of columns that brings the two halves of a matrix together, a register of each in turn.
 
     Columns that are there only to fill up are -1.
     """
     half = columns // 2
-    padded = np.full(-(-half // 16) * 16, -1, np.intp)
+    padded = np.full(-(-half // _REGISTER) * _REGISTER, -1, np.intp)
     padded[:half] = np.arange(half)
-    gates = padded.reshape(-1, 16)
+    gates = padded.reshape(-1, _REGISTER)
     ups = np.where(gates < 0, -1, gates + half)
     return np.concatenate([gates, ups], axis=1).ravel()

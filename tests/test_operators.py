@@ -143,7 +143,7 @@ def test_attention_over_the_cache_is_what_numpy_makes_of_the_same_codes(
         last = np.array(stops, np.int32) - 1
         return run_alone(
             "CachedAttention", [*tensors, grid, counts, last, cosines, sines, cache],
-            heads=heads, key_heads=key_heads, scale=0.2, cap=cap, window=window, threads=2,
+            heads=heads, key_heads=key_heads, scale=0.2, cap=cap, window=window,
         )  # fmt: skip
 
     if sum(pasts):

@@ -158,6 +158,8 @@ class DecodeLoop:
 
     def _pieces(self, reading: list[Sequence]) -> Iterator[Part]:
         """The next pieces of prompts, the oldest first, as far as is fair to those who wait for their next token."""
+        if not reading:
+            return
         session, decoding = self._session, len(self._scheduler.decoding)
         left = self._pace.fair_chunk(len(reading), decoding, session.chunk, session.shares_steps)
         read: list[Sequence] = []

@@ -59,17 +59,16 @@ class FusedGraph:
         self._threads, self._fuse_attention = threads, fuse_attention
         self.arrays: dict[str, Array] = {}
         """What the initializers without data in the graph stand for."""
-        self._graph = model.graph
-        self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
-        self._producers = {name: node for node in self._graph.node for name in node.output if name}
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._producers = {name: node for node in model.graph.node for name in node.output if name}
         self._nodes: list[onnx.NodeProto] = []
         self._made: set[str] = set()
-        for node in self._graph.node:  # in their order, so that no recursion goes deeper than a layer
+        for node in model.graph.node:  # in their order, so that no recursion goes deeper than a layer
             if node.op_type == "SkipSimplifiedLayerNormalization":
                 self._make(node.output[3])
         self._make(LOGITS)
         if not fuse_attention:
-            for value in self._graph.output:
+            for value in model.graph.output:
                 self._make(value.name)
         self.model = self._assembled(model)
 
@@ -81,8 +80,8 @@ class FusedGraph:
         node = self._producers[name]
         attempts = {
             "SkipSimplifiedLayerNormalization": self._sum,
-            "MatMulIntegerToFloat": self._plain_product,
-            "Add": self._biased_product,
+            "MatMulIntegerToFloat": self._product,
+            "Add": self._product,
             "Mul": self._gated_product,
             "Gather": self._attention,
         }
@@ -106,10 +105,7 @@ class FusedGraph:
             self._add("Add", [self._make(hidden), self._make(residual)], total, "")
         return True
 
-    def _plain_product(self, node: onnx.NodeProto, name: str) -> bool:
-        return self._emit_product(name, name)
-
-    def _biased_product(self, node: onnx.NodeProto, name: str) -> bool:
+    def _product(self, node: onnx.NodeProto, name: str) -> bool:
         return self._emit_product(name, name)
 
     def _gated_product(self, node: onnx.NodeProto, name: str) -> bool:
@@ -185,7 +181,6 @@ class FusedGraph:
             "CachedAttention", [*flat, GRID, QUERY_LENGTHS, LAST_POSITIONS, *tables, cache_name(layer)], name,
             heads=attributes["num_heads"], key_heads=attributes["kv_num_heads"], scale=attributes["scale"],
             cap=attributes.get("softcap", 0.0), window=max(attributes.get("local_window_size", -1), 0),
-            threads=self._threads,
         )  # fmt: skip
         return True
 

@@ -13,8 +13,6 @@ from typing import Generic, TypeVar
 from ml_service.inference.sequence import Delta, Event
 
 Item = TypeVar("Item")
-
-
 _UNHURRIED_S = 0.008
 """Half a frame: tokens that follow one another faster are told together, for a wake-up costs more than a token."""
 

@@ -83,24 +83,28 @@ inline void write_codes(const float* x, const float* weight, int count, float fa
   }
 }
 
-// Rounds a row by its largest magnitude, after RMS norm where there is a weight; returns the scale of its codes.
-inline float quantize_row(const float* x, const float* norm, float epsilon, int count, uint8_t* codes) {
-  float largest, inverse = 1.0f;
-  if (norm) {
-    __m512 squares = _mm512_setzero_ps(), magnitudes = _mm512_setzero_ps();
-    for (int i = 0; i < count; i += kLanes) {
-      const __mmask16 mask = first_lanes(count - i);
-      const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
-      squares = _mm512_fmadd_ps(value, value, squares);
-      const __m512 weighted = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(mask, norm + i));
-      magnitudes = _mm512_max_ps(magnitudes, _mm512_abs_ps(weighted));
-    }
-    largest = _mm512_reduce_max_ps(magnitudes);
-    inverse = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / count + epsilon);
-  } else {
-    largest = largest_magnitude(x, count);
+inline float inverse_of(float largest) { return largest > 0 ? kLargestCode / largest : 0.0f; }
+
+// Rounds a row by its largest magnitude and adds `offset` to each code; returns the scale of the codes.
+inline float round_row(const float* x, int count, int offset, uint8_t* codes) {
+  const float largest = largest_magnitude(x, count);
+  write_codes(x, nullptr, count, inverse_of(largest), offset, codes);
+  return largest / kLargestCode;
+}
+
+// The same after RMS norm, with the zero point as offset.
+inline float round_normed_row(const float* x, const float* norm, float epsilon, int count, uint8_t* codes) {
+  __m512 squares = _mm512_setzero_ps(), magnitudes = _mm512_setzero_ps();
+  for (int i = 0; i < count; i += kLanes) {
+    const __mmask16 mask = first_lanes(count - i);
+    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
+    squares = _mm512_fmadd_ps(value, value, squares);
+    const __m512 weighted = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(mask, norm + i));
+    magnitudes = _mm512_max_ps(magnitudes, _mm512_abs_ps(weighted));
   }
-  write_codes(x, norm, count, largest > 0 ? kLargestCode / largest : 0.0f, kZeroPoint, codes);
+  const float largest = _mm512_reduce_max_ps(magnitudes);
+  const float inverse = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / count + epsilon);
+  write_codes(x, norm, count, inverse_of(largest), kZeroPoint, codes);
   return largest * inverse / kLargestCode;
 }
 

@@ -50,19 +50,14 @@ inline void rotate(const float* x, const float* cosines, const float* sines, int
   std::copy(x + 2 * half, x + head, out + 2 * half);
 }
 
-inline float inverse_of(float largest) { return largest > 0 ? kLargestCode / largest : 0.0f; }
-
 inline void write_entry(const Layout& layout, uint8_t* head_start, int position, const float* key, const float* value) {
   uint8_t* keys = layout.keys(head_start, position / kBlock);
   const int lane = position % kBlock;
-  const float largest_key = largest_magnitude(key, layout.head), largest_value = largest_magnitude(value, layout.head);
   alignas(64) uint8_t codes[kMostHead];
-  write_codes(key, nullptr, layout.head, inverse_of(largest_key), kZeroPoint, codes);
+  layout.key_scales(keys)[lane] = round_row(key, layout.head, kZeroPoint, codes);
   for (int g = 0; g < layout.head / 4; ++g) std::memcpy(keys + g * 64 + lane * 4, codes + g * 4, 4);
-  layout.key_scales(keys)[lane] = largest_key / kLargestCode;
-  write_codes(value, nullptr, layout.head, inverse_of(largest_value), 0,
-              reinterpret_cast<uint8_t*>(layout.values(keys) + lane * layout.head));
-  layout.value_scales(keys)[lane] = largest_value / kLargestCode;
+  auto* values = reinterpret_cast<uint8_t*>(layout.values(keys) + lane * layout.head);
+  layout.value_scales(keys)[lane] = round_row(value, layout.head, 0, values);
 }
 
 struct Query {

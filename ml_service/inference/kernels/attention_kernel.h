@@ -22,7 +22,7 @@ struct Step {
 
 struct Kernel {
   runtime::Api api;
-  int heads, key_heads, threads;
+  int heads, key_heads;
   float scale;
   Rule rule;
   std::vector<Piece> pieces;
@@ -31,7 +31,6 @@ struct Kernel {
       : api(table),
         heads(static_cast<int>(api.integer(info, "heads", 1))),
         key_heads(static_cast<int>(api.integer(info, "key_heads", 1))),
-        threads(static_cast<int>(api.integer(info, "threads", 1))),
         scale(api.number(info, "scale", 1.0f)),
         rule{api.number(info, "cap", 0.0f), static_cast<int>(api.integer(info, "window", 0))} {}
 
@@ -109,12 +108,10 @@ struct Kernel {
         const int64_t at = (int64_t{key_head} * shared + h) * layout.head;
         rotate(s.query + token * s.query_stride + at, s.cosines + int64_t{position} * s.half,
                s.sines + int64_t{position} * s.half, s.half, layout.head, rotated);
-        const float largest = largest_magnitude(rotated, layout.head);
-        write_codes(rotated, nullptr, layout.head, inverse_of(largest), 0, reinterpret_cast<uint8_t*>(q.codes[rows]));
+        q.scales[rows] = round_row(rotated, layout.head, 0, reinterpret_cast<uint8_t*>(q.codes[rows])) * scale;
         int32_t sum = 0;
         for (int d = 0; d < layout.head; ++d) sum += q.codes[rows][d];
         q.corrections[rows] = kZeroPoint * sum;
-        q.scales[rows] = largest / kLargestCode * scale;
         q.positions[rows] = position;
         outputs[rows] = s.output + token * heads * layout.head + at;
         if (++rows == kTileRows) flush();

@@ -11,7 +11,7 @@ namespace row_product {
 using namespace arithmetic;
 
 constexpr int kPanel = 32;       // columns that lie together: [panel][inputs / 4][32][4]
-constexpr int kAhead = 6144;
+constexpr int kAhead = 6144;     // bytes of the matrix that are asked for before they are needed
 constexpr int kMostRows = 12;    // in registers at once: 24 accumulators
 constexpr int kFewValues = 8192; // so few are rounded by every thread for itself: cheaper than to wait for each other
 
@@ -125,6 +125,27 @@ inline void multiply(const Rows& rows, int count, const Matrix& m, int first, in
   }
 }
 
+// What is multiplied, before it is rounded.
+struct Operand {
+  const float *x, *norm;  // norm may be null
+  float epsilon;
+  int count, inputs, stride;
+
+  float round(int row, uint8_t* codes) const {
+    const float* values = x + static_cast<int64_t>(row) * inputs;
+    return norm ? round_normed_row(values, norm, epsilon, inputs, codes) : round_row(values, inputs, kZeroPoint, codes);
+  }
+};
+
+// Calls body(first, last) for `parts` ranges that make up the whole, on the session's threads.
+template <class Body>
+void in_parts(const runtime::Api& api, const runtime::Context* context, int whole, int parts, const Body& body) {
+  auto work = [&](size_t part) {
+    body(static_cast<int>(whole * part / parts), static_cast<int>(whole * (part + 1) / parts));
+  };
+  runtime::parallel(api, context, parts, work);
+}
+
 struct Kernel {
   runtime::Api api;
   int width, threads;
@@ -141,52 +162,52 @@ struct Kernel {
         epsilon(api.number(info, "epsilon", 0.0f)) {}
 
   runtime::Status* compute(runtime::Context* context) {
-    int64_t shape[2];
-    const runtime::Value* x_value = api.input(context, kX);
-    if (api.sizes(x_value, shape, 2) != 2) return api.error("RowProduct: x is not (rows, inputs)");
+    int64_t shape[2], columns = 0;
+    const auto input = [&](Input which) { return api.input(context, which); };
+    if (api.sizes(input(kX), shape, 2) != 2) return api.error("RowProduct: x is not (rows, inputs)");
+    api.sizes(input(kScales), &columns, 1);
     const int count = static_cast<int>(shape[0]), inputs = static_cast<int>(shape[1]);
-    const auto* x = api.data<const float>(x_value);
-    const auto* norm = api.data<const float>(api.input(context, kNorm));
-    const Matrix m{api.data<const int8_t>(api.input(context, kCodes)), api.data<const float>(api.input(context, kScales)),
-                   api.data<const int32_t>(api.input(context, kCorrections)),
-                   api.data<const float>(api.input(context, kBias)), (inputs + 3) / 4};
+    const Operand operand{api.data<const float>(input(kX)), api.data<const float>(input(kNorm)), epsilon,
+                          count, inputs, round_up(inputs, 64)};
+    const Matrix m{api.data<const int8_t>(input(kCodes)), api.data<const float>(input(kScales)),
+                   api.data<const int32_t>(input(kCorrections)), api.data<const float>(input(kBias)),
+                   (inputs + 3) / 4};
     const int64_t out_shape[2] = {count, width};
-    Target t{api.data<float>(api.output(context, out_shape, 2)),
-             api.data<const float>(api.input(context, kResidual)), width, is_gated};
+    const Target t{api.data<float>(api.output(context, out_shape, 2)), api.data<const float>(input(kResidual)), width,
+                   is_gated};
     if (count == 0) return nullptr;
-
-    const int stride = round_up(inputs, 64);
-    codes.resize(static_cast<size_t>(count) * stride);
-    scales.resize(count);
-    const bool is_small = static_cast<int64_t>(count) * stride <= kFewValues;
-    const Rows rows{codes.data(), scales.data(), stride};
-    auto quantize = [&](int row, uint8_t* to) {
-      return quantize_row(x + static_cast<int64_t>(row) * inputs, norm, epsilon, inputs, to);
-    };
-    if (!is_small) {
-      const int parts = std::min(count, threads * 4);
-      auto work = [&](size_t part) {
-        const int end = static_cast<int>(count * (part + 1) / parts);
-        for (int row = static_cast<int>(count * part / parts); row < end; ++row)
-          scales[row] = quantize(row, codes.data() + static_cast<int64_t>(row) * stride);
-      };
-      runtime::parallel(api, context, parts, work);
-    }
-    int64_t columns = 0;
-    api.sizes(api.input(context, kScales), &columns, 1);
     const int panels = static_cast<int>(columns / kPanel);
-    const int64_t products = columns * count * inputs;
-    const int parts = std::min(panels, products > 4'000'000 ? threads * 4 : threads);
-    auto work = [&](size_t part) {
-      const int first = static_cast<int>(panels * part / parts), last = static_cast<int>(panels * (part + 1) / parts);
-      if (!is_small) return multiply(rows, count, m, first, last, t);
+    const int parts = std::min(panels, columns * count * inputs > 4'000'000 ? threads * 4 : threads);
+    if (static_cast<int64_t>(count) * operand.stride <= kFewValues)
+      multiply_few(context, operand, m, t, panels, parts);
+    else
+      multiply_many(context, operand, m, t, panels, parts);
+    return nullptr;
+  }
+
+ private:
+  void multiply_few(const runtime::Context* context, const Operand& operand, const Matrix& m, const Target& t,
+                    int panels, int parts) const {
+    in_parts(api, context, panels, parts, [&](int first, int last) {
       alignas(64) thread_local uint8_t own_codes[kFewValues];
       thread_local float own_scales[kFewValues / 64];
-      for (int row = 0; row < count; ++row) own_scales[row] = quantize(row, own_codes + row * stride);
-      multiply(Rows{own_codes, own_scales, stride}, count, m, first, last, t);
-    };
-    runtime::parallel(api, context, parts, work);
-    return nullptr;
+      for (int row = 0; row < operand.count; ++row)
+        own_scales[row] = operand.round(row, own_codes + row * operand.stride);
+      multiply(Rows{own_codes, own_scales, operand.stride}, operand.count, m, first, last, t);
+    });
+  }
+
+  void multiply_many(const runtime::Context* context, const Operand& operand, const Matrix& m, const Target& t,
+                     int panels, int parts) {
+    codes.resize(static_cast<size_t>(operand.count) * operand.stride);
+    scales.resize(operand.count);
+    in_parts(api, context, operand.count, std::min(operand.count, threads * 4), [&](int first, int last) {
+      for (int row = first; row < last; ++row)
+        scales[row] = operand.round(row, codes.data() + static_cast<int64_t>(row) * operand.stride);
+    });
+    const Rows rows{codes.data(), scales.data(), operand.stride};
+    in_parts(api, context, panels, parts,
+             [&](int first, int last) { multiply(rows, operand.count, m, first, last, t); });
   }
 };
 
