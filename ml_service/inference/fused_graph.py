@@ -6,6 +6,7 @@ The bundle itself holds standard operators alone. What is not recognised here st
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,7 @@ class FusedGraph:
         if not fuse_attention:
             for value in model.graph.output:
                 self._make(value.name)
+        self._announce_products()
         self.model = self._assembled(model)
 
     def _make(self, name: str) -> str:
@@ -183,6 +185,12 @@ class FusedGraph:
             cap=attributes.get("softcap", 0.0), window=max(attributes.get("local_window_size", -1), 0),
         )  # fmt: skip
         return True
+
+    def _announce_products(self) -> None:
+        """Each product knows the codes of the next one, to ask for them in time."""
+        products = [node for node in self._nodes if node.op_type == "RowProduct"]
+        for node, following in itertools.pairwise(products):
+            node.input.append(following.input[1])
 
     def _producer(self, name: str, operator: str) -> onnx.NodeProto | None:
         node = self._producers.get(name)

@@ -25,6 +25,8 @@ struct Kernel {
   int heads, key_heads;
   float scale;
   Rule rule;
+  const float *cosines = nullptr, *sines = nullptr;  // initializers, so they are asked for once
+  int half = 0;
   std::vector<Piece> pieces;
 
   Kernel(runtime::Table table, const runtime::Info* info)
@@ -35,32 +37,31 @@ struct Kernel {
         rule{api.number(info, "cap", 0.0f), static_cast<int>(api.integer(info, "window", 0))} {}
 
   runtime::Status* compute(runtime::Context* context) {
-    int64_t query_shape[2], key_shape[2], grid_shape[2], table_shape[2], cache_shape[4];
-    const auto input = [&](Input which) { return api.input(context, which); };
-    const bool is_packed = input(kKey) == nullptr;
-    if (api.sizes(input(kQuery), query_shape, 2) != 2 || api.sizes(input(kGrid), grid_shape, 2) != 2 ||
-        api.sizes(input(kCosines), table_shape, 2) != 2 || api.sizes(input(kCache), cache_shape, 4) != 4)
+    int64_t query_shape[2], grid_shape[2], cache_shape[4];
+    const runtime::Value *query = api.input(context, kQuery), *grid = api.input(context, kGrid);
+    const runtime::Value *cache = api.input(context, kCache), *key = api.input(context, kKey);
+    if (api.sizes(query, query_shape, 2) != 2 || api.sizes(grid, grid_shape, 2) != 2 || api.sizes(cache, cache_shape, 4) != 4)
       return api.error("CachedAttention: an input has the wrong number of axes");
-    if (!is_packed && api.sizes(input(kKey), key_shape, 2) != 2) return api.error("CachedAttention: key is not flat");
-    const int head = static_cast<int>(is_packed ? query_shape[1] / (heads + 2 * key_heads) : query_shape[1] / heads);
+    if (!cosines && !find_tables(context)) return api.error("CachedAttention: the tables have the wrong number of axes");
+    const int head = static_cast<int>(query_shape[1] / (key ? heads : heads + 2 * key_heads));
     const Layout layout{head, static_cast<int>(cache_shape[3]), cache_shape[2]};
     if (head % kLanes || head > kMostHead || layout.block_bytes != 2 * head * kBlock + 128)
       return api.error("CachedAttention: the cache is not laid out for this head");
     const int64_t out_shape[2] = {query_shape[0], int64_t{heads} * head};
     Step s{};
-    s.query = api.data<const float>(input(kQuery));
-    s.key = is_packed ? s.query + heads * head : api.data<const float>(input(kKey));
-    s.value = is_packed ? s.key + key_heads * head : api.data<const float>(input(kValue));
+    s.query = api.data<const float>(query);
+    s.key = key ? api.data<const float>(key) : s.query + heads * head;
+    s.value = key ? api.data<const float>(api.input(context, kValue)) : s.key + key_heads * head;
     s.query_stride = query_shape[1];
-    s.key_stride = is_packed ? query_shape[1] : key_shape[1];
-    s.grid = api.data<const int64_t>(input(kGrid));
+    s.key_stride = key ? int64_t{key_heads} * head : query_shape[1];
+    s.grid = api.data<const int64_t>(grid);
     s.grid_length = grid_shape[1];
-    s.query_lengths = api.data<const int32_t>(input(kQueryLengths));
-    s.last_positions = api.data<const int32_t>(input(kLastPositions));
-    s.cosines = api.data<const float>(input(kCosines));
-    s.sines = api.data<const float>(input(kSines));
-    s.cache = api.data<uint8_t>(input(kCache));
-    s.half = static_cast<int>(table_shape[1]);
+    s.query_lengths = api.data<const int32_t>(api.input(context, kQueryLengths));
+    s.last_positions = api.data<const int32_t>(api.input(context, kLastPositions));
+    s.cosines = cosines;
+    s.sines = sines;
+    s.cache = api.data<uint8_t>(cache);
+    s.half = half;
     s.output = api.data<float>(api.output(context, out_shape, 2));
     for (int64_t row = 0; row < grid_shape[0]; ++row)
       if (s.query_lengths[row] > 0 && s.last_positions[row] / kBlock >= layout.capacity_blocks)
@@ -70,6 +71,15 @@ struct Kernel {
   }
 
  private:
+  bool find_tables(const runtime::Context* context) {
+    int64_t shape[2];
+    if (api.sizes(api.input(context, kCosines), shape, 2) != 2) return false;
+    half = static_cast<int>(shape[1]);
+    cosines = api.data<const float>(api.input(context, kCosines));
+    sines = api.data<const float>(api.input(context, kSines));
+    return true;
+  }
+
   int position_of(const Step& s, int row, int place) const {
     return s.last_positions[row] - s.query_lengths[row] + 1 + place;
   }

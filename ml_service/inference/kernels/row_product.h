@@ -13,16 +13,30 @@ using namespace arithmetic;
 constexpr int kPanel = 32;       // columns that lie together: [panel][inputs / 4][32][4]
 constexpr int kAhead = 6144;     // bytes of the matrix that are asked for before they are needed
 constexpr int kMostRows = 12;    // in registers at once: 24 accumulators
+constexpr int kAheadOfNext = 32768;  // of the next product's, by each thread while it waits for the others
 constexpr int kFewValues = 8192; // so few are rounded by every thread for itself: cheaper than to wait for each other
 
-enum Input : size_t { kX, kCodes, kScales, kCorrections, kBias, kNorm, kResidual, kInputs };
+enum Input : size_t { kX, kCodes, kScales, kCorrections, kBias, kNorm, kResidual, kNext, kInputs };
+
+// Where a part begins, of `parts` that make up the whole.
+inline int first_of(int whole, size_t part, int parts) { return static_cast<int>(static_cast<int64_t>(whole) * part / parts); }
 
 struct Matrix {
   const int8_t* codes;
   const float* scales;          // of each column
   const int32_t* corrections;   // 128 times the sum of each column's codes
   const float* bias;            // or null
-  int groups;                   // of four inputs
+  int groups, panels;           // of four inputs, of kPanel columns
+
+  int64_t panel_bytes() const { return int64_t{groups} * kPanel * 4; }
+
+  // Asks for the beginning of a part.
+  void fetch(size_t part, int parts) const {
+    const int8_t* at = codes + first_of(panels, part, parts) * panel_bytes();
+    const int8_t* end = codes + first_of(panels, part + 1, parts) * panel_bytes();
+    if (end - at > kAheadOfNext) end = at + kAheadOfNext;
+    for (; at < end; at += 64) _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+  }
 };
 
 struct Rows {
@@ -114,10 +128,10 @@ constexpr Tile kTiles[kMostRows + 1] = {
     tile<7, 1>, tile<8, 1>, tile<9, 1>, tile<10, 1>, tile<11, 1>, tile<12, 1>,
 };
 
-// Panels from `first` to `last` of all rows, in tiles of nearly equal height.
-inline void multiply(const Rows& rows, int count, const Matrix& m, int first, int last, const Target& t) {
+// A part of the panels for all rows, in tiles of nearly equal height.
+inline void multiply(const Rows& rows, int count, const Matrix& m, size_t part, int parts, const Target& t) {
   const int tiles = (count + kMostRows - 1) / kMostRows;
-  for (int panel = first; panel < last; ++panel) {
+  for (int panel = first_of(m.panels, part, parts); panel < first_of(m.panels, part + 1, parts); ++panel) {
     for (int i = 0; i < tiles; ++i) {
       const int start = count * i / tiles, end = count * (i + 1) / tiles;
       kTiles[end - start](rows, m, panel, start, t);
@@ -137,20 +151,13 @@ struct Operand {
   }
 };
 
-// Calls body(first, last) for `parts` ranges that make up the whole, on the session's threads.
-template <class Body>
-void in_parts(const runtime::Api& api, const runtime::Context* context, int whole, int parts, const Body& body) {
-  auto work = [&](size_t part) {
-    body(static_cast<int>(whole * part / parts), static_cast<int>(whole * (part + 1) / parts));
-  };
-  runtime::parallel(api, context, parts, work);
-}
-
 struct Kernel {
   runtime::Api api;
   int width, threads;
   bool is_gated;
   float epsilon;
+  Matrix matrix{}, next{};  // and norm: initializers, so they are asked for once
+  const float* norm = nullptr;
   std::vector<uint8_t> codes;  // a session computes one step at a time
   std::vector<float> scales;
 
@@ -162,57 +169,74 @@ struct Kernel {
         epsilon(api.number(info, "epsilon", 0.0f)) {}
 
   runtime::Status* compute(runtime::Context* context) {
-    int64_t shape[2], columns = 0;
-    const auto input = [&](Input which) { return api.input(context, which); };
-    if (api.sizes(input(kX), shape, 2) != 2) return api.error("RowProduct: x is not (rows, inputs)");
-    api.sizes(input(kScales), &columns, 1);
+    int64_t shape[2];
+    const runtime::Value* x = api.input(context, kX);
+    if (api.sizes(x, shape, 2) != 2) return api.error("RowProduct: x is not (rows, inputs)");
+    if (!matrix.codes) find_initializers(context);
     const int count = static_cast<int>(shape[0]), inputs = static_cast<int>(shape[1]);
-    const Operand operand{api.data<const float>(input(kX)), api.data<const float>(input(kNorm)), epsilon,
-                          count, inputs, round_up(inputs, 64)};
-    const Matrix m{api.data<const int8_t>(input(kCodes)), api.data<const float>(input(kScales)),
-                   api.data<const int32_t>(input(kCorrections)), api.data<const float>(input(kBias)),
-                   (inputs + 3) / 4};
+    if (inputs > matrix.groups * 4) return api.error("RowProduct: the matrix has fewer inputs than x");
+    const Operand operand{api.data<const float>(x), norm, epsilon, count, inputs, round_up(inputs, 64)};
     const int64_t out_shape[2] = {count, width};
-    const Target t{api.data<float>(api.output(context, out_shape, 2)), api.data<const float>(input(kResidual)), width,
-                   is_gated};
+    const Target t{api.data<float>(api.output(context, out_shape, 2)),
+                   api.data<const float>(api.input(context, kResidual)), width, is_gated};
     if (count == 0) return nullptr;
-    const int panels = static_cast<int>(columns / kPanel);
-    const int parts = std::min(panels, columns * count * inputs > 4'000'000 ? threads * 4 : threads);
+    const bool is_large = matrix.panels * matrix.panel_bytes() * count > 4'000'000;
+    const int parts = std::min(matrix.panels, is_large ? threads * 4 : threads);
     if (static_cast<int64_t>(count) * operand.stride <= kFewValues)
-      multiply_few(context, operand, m, t, panels, parts);
+      multiply_few(context, operand, t, parts);
     else
-      multiply_many(context, operand, m, t, panels, parts);
+      multiply_many(context, operand, t, parts);
     return nullptr;
   }
 
  private:
-  void multiply_few(const runtime::Context* context, const Operand& operand, const Matrix& m, const Target& t,
-                    int panels, int parts) const {
-    in_parts(api, context, panels, parts, [&](int first, int last) {
+  void find_initializers(const runtime::Context* context) {
+    const auto input = [&](Input which) { return api.input(context, which); };
+    norm = api.data<const float>(input(kNorm));
+    next = matrix_of(input(kNext));
+    matrix = matrix_of(input(kCodes));
+    matrix.scales = api.data<const float>(input(kScales));
+    matrix.corrections = api.data<const int32_t>(input(kCorrections));
+    matrix.bias = api.data<const float>(input(kBias));
+  }
+
+  Matrix matrix_of(const runtime::Value* codes) const {
+    int64_t sizes[2] = {0, 0};  // panels, groups
+    if (codes) api.sizes(codes, sizes, 2);
+    return {api.data<const int8_t>(codes), nullptr, nullptr, nullptr, static_cast<int>(sizes[1]), static_cast<int>(sizes[0])};
+  }
+
+  // Few rows are rounded by every thread for itself, and their next product's matrix is asked for as soon as a thread
+  // is done: so few are as fast as the memory.
+  void multiply_few(const runtime::Context* context, const Operand& operand, const Target& t, int parts) const {
+    auto work = [&](size_t part) {
       alignas(64) thread_local uint8_t own_codes[kFewValues];
       thread_local float own_scales[kFewValues / 64];
       for (int row = 0; row < operand.count; ++row)
         own_scales[row] = operand.round(row, own_codes + row * operand.stride);
-      multiply(Rows{own_codes, own_scales, operand.stride}, operand.count, m, first, last, t);
-    });
+      multiply(Rows{own_codes, own_scales, operand.stride}, operand.count, matrix, part, parts, t);
+      if (next.codes && parts == threads) next.fetch(part, parts);
+    };
+    runtime::parallel(api, context, parts, work);
   }
 
-  void multiply_many(const runtime::Context* context, const Operand& operand, const Matrix& m, const Target& t,
-                     int panels, int parts) {
+  void multiply_many(const runtime::Context* context, const Operand& operand, const Target& t, int parts) {
     codes.resize(static_cast<size_t>(operand.count) * operand.stride);
     scales.resize(operand.count);
-    in_parts(api, context, operand.count, std::min(operand.count, threads * 4), [&](int first, int last) {
-      for (int row = first; row < last; ++row)
+    const int row_parts = std::min(operand.count, threads * 4);
+    auto round = [&](size_t part) {
+      for (int row = first_of(operand.count, part, row_parts); row < first_of(operand.count, part + 1, row_parts); ++row)
         scales[row] = operand.round(row, codes.data() + static_cast<int64_t>(row) * operand.stride);
-    });
+    };
+    runtime::parallel(api, context, row_parts, round);
     const Rows rows{codes.data(), scales.data(), operand.stride};
-    in_parts(api, context, panels, parts,
-             [&](int first, int last) { multiply(rows, operand.count, m, first, last, t); });
+    auto work = [&](size_t part) { multiply(rows, operand.count, matrix, part, parts, t); };
+    runtime::parallel(api, context, parts, work);
   }
 };
 
 constexpr int kInputTypes[kInputs] = {runtime::kFloat, runtime::kInt8,  runtime::kFloat, runtime::kInt32,
-                                      runtime::kFloat, runtime::kFloat, runtime::kFloat};
+                                      runtime::kFloat, runtime::kFloat, runtime::kFloat, runtime::kInt8};
 constexpr bool is_optional(size_t input) { return input >= kBias; }
 
 }  // namespace row_product
