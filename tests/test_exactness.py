@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ml_service.common.bundle import load_architecture
 from ml_service.inference.operators import PLAIN, Arithmetic, compiled_operators
-from ml_service.inference.session import Logits, OnnxSession, Row, ragged_step, single_token_step
+from ml_service.inference.session import Inputs, Logits, OnnxSession, Row, step_inputs
 
 SLOTS = 32
 CHUNK = 32
@@ -106,16 +106,49 @@ def test_a_processor_that_saturates_computes_the_same(
         assert (logits[0] == logits[1]).all()
 
 
+def plain_step_inputs(rows: list[Row], first: int, width: int, fewest: int) -> Inputs:
+    """What `step_inputs` makes, row by row."""
+    length = max(fewest, *(len(row.token_ids) for row in rows))
+    ids: list[int] = []
+    places: list[int] = []
+    wanted: list[int] = []
+    grid, query_lengths, last_positions = np.zeros((width, length), np.int64), [0] * width, [0] * width
+    for row in rows:
+        index, filled = row.slot - first, max(fewest, len(row.token_ids))
+        for place in range(filled):
+            is_token = place < len(row.token_ids)
+            grid[index, place] = len(ids) if is_token else len(ids) - 1
+            if is_token:
+                places.append(index * length + place)
+                if row.wants_all or place == len(row.token_ids) - 1:
+                    wanted.append(len(ids))
+                ids.append(row.token_ids[place])
+        query_lengths[index], last_positions[index] = filled, row.position + filled - 1
+    return {
+        "input_ids": np.array(ids, np.int64),
+        "grid": grid,
+        "places": np.array(places, np.int64),
+        "query_lengths": np.array(query_lengths, np.int32),
+        "last_positions": np.array(last_positions, np.int32),
+        "max_total_length": np.array(max(last_positions) + 2, np.int32),
+        "logit_rows": np.array(wanted, np.int64),
+    }
+
+
 @given(
-    st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 50), st.integers(1, 250)), min_size=1, max_size=8),
-    st.sampled_from([1, 2]),
-)
-def test_the_quick_way_to_make_a_step_of_single_tokens_is_the_plain_one(
-    rows_of: dict[int, tuple[int, int]], places: int
+    st.dictionaries(
+        st.integers(0, 9),
+        st.tuples(st.integers(0, 50), st.lists(st.integers(1, 250), min_size=1, max_size=5), st.booleans()),
+        min_size=1, max_size=8,
+    ),
+    st.sampled_from([1, 2, 3]),
+)  # fmt: skip
+def test_the_inputs_of_a_step_are_what_a_plain_loop_makes(
+    rows_of: dict[int, tuple[int, list[int], bool]], fewest: int
 ) -> None:
-    rows = [Row(slot, position, [token]) for slot, (position, token) in rows_of.items()]
+    rows = [Row(slot, position, tokens, wants_all) for slot, (position, tokens, wants_all) in rows_of.items()]
     first, width = min(rows_of), max(rows_of) - min(rows_of) + 1
-    quick, plain = single_token_step(rows, first, width, places), ragged_step(rows, first, width, places)
+    quick, plain = step_inputs(rows, first, width, fewest), plain_step_inputs(rows, first, width, fewest)
     assert quick.keys() == plain.keys()
     for name, value in plain.items():
         assert quick[name].dtype == value.dtype

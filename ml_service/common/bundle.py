@@ -39,6 +39,8 @@ MAX_TOTAL_LENGTH = "max_total_length"
 """int32 scalar: more than any row's cache holds after the step."""
 LOGIT_ROWS = "logit_rows"
 """int64 (rows,): which of the tokens want logits."""
+STEP_INPUTS = frozenset({INPUT_IDS, GRID, PLACES, QUERY_LENGTHS, LAST_POSITIONS, MAX_TOTAL_LENGTH, LOGIT_ROWS})
+"""What a graph is told in each step; besides there is the cache."""
 LOGITS = "logits"
 """float32 (rows, vocabulary)."""
 

@@ -9,18 +9,7 @@ import onnx
 import onnxruntime
 
 from lib.processor import saturates_8_bit_products
-from ml_service.common.bundle import (
-    CACHE_KINDS,
-    GRID,
-    INPUT_IDS,
-    LAST_POSITIONS,
-    LOGIT_ROWS,
-    MAX_TOTAL_LENGTH,
-    PLACES,
-    QUERY_LENGTHS,
-    Architecture,
-    past_name,
-)
+from ml_service.common.bundle import CACHE_KINDS, STEP_INPUTS, Architecture, past_name
 from ml_service.common.errors import BundleRefused
 from ml_service.inference.caches import CachePrecision
 from ml_service.inference.fused_graph import FusedGraph
@@ -72,9 +61,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _check_inputs(path: Path, found: set[str], architecture: Architecture) -> None:
-    names = {INPUT_IDS, GRID, PLACES, QUERY_LENGTHS, LAST_POSITIONS, MAX_TOTAL_LENGTH, LOGIT_ROWS} | {
-        past_name(layer, kind) for layer in range(architecture.layers) for kind in CACHE_KINDS
-    }
+    names = STEP_INPUTS | {past_name(layer, kind) for layer in range(architecture.layers) for kind in CACHE_KINDS}
     if found != names:
         raise BundleRefused(f"{path.name} is a foreign graph: its inputs are {', '.join(sorted(found)) or 'none'}")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from ml_service.common.bundle import (
     MAX_TOTAL_LENGTH,
     PLACES,
     QUERY_LENGTHS,
+    STEP_INPUTS,
     Architecture,
 )
 from ml_service.common.errors import BundleRefused, ModelFailure
@@ -129,22 +131,37 @@ class OnnxSession:
             tuple(TensorInfo(v.name, v.type, tuple(v.shape)) for v in self._session.get_inputs()),
             tuple(TensorInfo(v.name, v.type, tuple(v.shape)) for v in self._session.get_outputs()),
         )
-        self._inputs = frozenset(value.name for value in self.graph.inputs)
-        """Not all that a step can tell is asked for by every graph."""
         self._caches = make_caches(architecture, precision, slots, chunk)
         self.cache_bytes_per_token = bytes_per_token(architecture, precision)
         self.shares_steps = self._caches.shares_steps
-        self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        most_places = slots * max(chunk, self._caches.places)
+        self._buffers = {
+            value.name: np.empty(most_places, np.int64 if value.type == "tensor(int64)" else np.int32)
+            for value in self.graph.inputs
+            if value.name in STEP_INPUTS
+        }
+        """Of what a step tells; not all of it is asked for by every graph."""
+        self._bounds: dict[tuple[int, int], _Bound] = {}
         self._logits = np.empty((slots, architecture.vocabulary_size), np.float32)
 
     def run(self, rows: Sequence[Row]) -> Logits:
         """One step of all rows, as `Session` says."""
+        assert all(len(row.token_ids) <= self.chunk for row in rows), "a row is longer than the chunk: this is a bug"
         slots = [row.slot for row in rows]
         first, width = min(slots), max(slots) - min(slots) + 1
-        if all(len(row.token_ids) == 1 for row in rows):
-            return self._run(first, width, single_token_step(rows, first, width, self._caches.places))
-        assert all(len(row.token_ids) <= self.chunk for row in rows), "a row is longer than the chunk: this is a bug"
-        return self._run(first, width, ragged_step(rows, first, width, self._caches.places))
+        bound = self._bound(first, width)
+        inputs = step_inputs(rows, first, width, self._caches.places)
+        for name, buffer in self._buffers.items():
+            bound.take(name, buffer, inputs[name])
+        wanted, vocabulary = len(inputs[LOGIT_ROWS]), self.architecture.vocabulary_size
+        # Fresh memory for the logits of a step costs as much as a tenth of the step: its pages have to be zeroed.
+        logits = self._logits[:wanted] if wanted <= self.slots else np.empty((wanted, vocabulary), np.float32)
+        bound.give(LOGITS, logits)
+        try:
+            self._session.run_with_iobinding(bound.binding)
+        except Exception as error:  # onnxruntime raises classes of its C extension
+            raise ModelFailure("the runtime refused the input") from error
+        return logits
 
     def copy_out(self, slot: int, start: int, stop: int) -> CacheBlock:
         """Copy a piece of a slot's cache."""
@@ -156,87 +173,72 @@ class OnnxSession:
 
     def close(self) -> None:
         """Drop the session and its cache."""
-        self._bindings.clear()
+        self._bounds.clear()
         self._caches.close()
         del self._session
 
-    def _run(self, first: int, width: int, inputs: Inputs) -> Logits:
-        binding = self._binding(first, width)
-        for name, value in inputs.items():
-            if name in self._inputs:
-                binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
-        wanted = len(inputs[LOGIT_ROWS])
-        # Fresh memory for the logits of a step costs as much as a tenth of the step: its pages have to be zeroed.
-        logits = (
-            self._logits[:wanted] if wanted <= self.slots else np.empty((wanted, self._logits.shape[1]), np.float32)
-        )
-        binding.bind_output(LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime raises classes of its C extension
-            raise ModelFailure("the runtime refused the input") from error
-        return logits
-
-    def _binding(self, first: int, width: int) -> onnxruntime.IOBinding:
+    def _bound(self, first: int, width: int) -> _Bound:
         """The cache of a range of slots, bound once for each range."""
-        binding = self._bindings.get((first, width))
-        if binding is None:
-            binding = self._bindings[first, width] = self._session.io_binding()
-            self._caches.bind(binding, first, width)
-        return binding
+        bound = self._bounds.get((first, width))
+        if bound is None:
+            bound = self._bounds[first, width] = _Bound(self._session.io_binding())
+            self._caches.bind(bound.binding, first, width)
+        return bound
 
 
-def single_token_step(rows: Sequence[Row], first: int, width: int, fewest: int) -> Inputs:
-    """The inputs of a step with one token for each row: what `ragged_step` makes, without a loop."""
-    count = len(rows)
-    query_lengths = np.zeros(width, np.int32)
-    positions = np.fromiter((row.position for row in rows), np.int32, count)
-    indices = np.fromiter((row.slot for row in rows), np.int64, count) - first
-    grid, last_positions = np.zeros((width, fewest), np.int64), np.zeros(width, np.int32)
-    grid[indices] = np.arange(count)[:, None]
-    places = indices * fewest
-    query_lengths[indices] = fewest
-    last_positions[indices] = positions + (fewest - 1)
-    ids = np.fromiter((row.token_ids[0] for row in rows), np.int64, count)
-    return _named(ids, grid, places, query_lengths, last_positions, np.arange(count))
+@dataclass(frozen=True)
+class _Bound:
+    """What one range of slots is bound to. To bind costs several times what it costs to copy a step's few numbers."""
+
+    binding: onnxruntime.IOBinding
+    places: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    """Address and shape of inputs and outputs, as they were bound last."""
+
+    def take(self, name: str, buffer: npt.NDArray[Any], value: npt.NDArray[Any]) -> None:
+        """Have an input read from a buffer that stays where it is."""
+        buffer[: value.size] = value.reshape(-1)
+        self._bind(self.binding.bind_input, name, buffer, value.shape)
+
+    def give(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Have an output written into an array."""
+        self._bind(self.binding.bind_output, name, array, array.shape)
+
+    def _bind(self, bind: Callable[..., None], name: str, memory: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+        place = memory.ctypes.data, shape
+        if self.places.get(name) != place:
+            bind(name, "cpu", 0, memory.dtype.type, shape, place[0])
+            self.places[name] = place
 
 
-def ragged_step(rows: Sequence[Row], first: int, width: int, fewest: int) -> Inputs:
-    """The inputs of a step for the slots from `first` on, whatever tokens each row has.
+def step_inputs(rows: Sequence[Row], first: int, width: int, fewest: int) -> Inputs:
+    """The inputs of a step for the slots from `first` on.
 
-    Each row has at least the `fewest` places in the grid; its last token comes again where it has fewer.
+    Tokens lie flat, row by row; the grid of attention (slots, places) tells where. Each row has at least the `fewest`
+    places in it; its last token comes again where it has fewer tokens.
     """
-    counts = [len(row.token_ids) for row in rows]
-    length = max(fewest, *counts)
-    grid, places = np.zeros((width, length), np.int64), np.empty(sum(counts), np.int64)
+    count = len(rows)
+    counts = np.fromiter((len(row.token_ids) for row in rows), np.int64, count)
+    slots = np.fromiter((row.slot for row in rows), np.int64, count) - first
+    positions = np.fromiter((row.position for row in rows), np.int32, count)
+    wants_all = np.fromiter((row.wants_all for row in rows), np.bool_, count)
+    ends, filled = counts.cumsum(), np.maximum(counts, fewest).astype(np.int32)
+    tokens, length = np.arange(ends[-1]), int(filled.max())
+    places = tokens + np.repeat(slots * length - (ends - counts), counts)
+    grid = np.zeros(width * length, np.int64)
+    grid[places] = tokens
+    for place in range(1, fewest):
+        is_short = counts <= place
+        grid[slots[is_short] * length + place] = ends[is_short] - 1
     query_lengths, last_positions = np.zeros(width, np.int32), np.zeros(width, np.int32)
-    ids: list[int] = []
-    wanted: list[int] = []
-    for row, count in zip(rows, counts, strict=True):
-        index, start, end = row.slot - first, len(ids), len(ids) + count
-        filled = max(fewest, count)
-        ids.extend(row.token_ids)
-        grid[index, :count], grid[index, count:filled] = np.arange(start, end), end - 1
-        places[start:end] = np.arange(index * length, index * length + count)
-        query_lengths[index], last_positions[index] = filled, row.position + filled - 1
-        wanted.extend(range(start, end) if row.wants_all else (end - 1,))
-    return _named(np.array(ids, np.int64), grid, places, query_lengths, last_positions, np.array(wanted, np.int64))
-
-
-def _named(
-    ids: npt.NDArray[np.int64],
-    grid: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int64],
-    query_lengths: npt.NDArray[np.int32],
-    last_positions: npt.NDArray[np.int32],
-    wanted: npt.NDArray[np.int64],
-) -> Inputs:
+    query_lengths[slots], last_positions[slots] = filled, positions + filled - 1
+    is_wanted = np.repeat(wants_all, counts)
+    is_wanted[ends - 1] = True
     return {
-        INPUT_IDS: ids,
-        GRID: grid,
+        INPUT_IDS: np.fromiter(chain.from_iterable(row.token_ids for row in rows), np.int64, len(tokens)),
+        GRID: grid.reshape(width, length),
         PLACES: places,
         QUERY_LENGTHS: query_lengths,
         LAST_POSITIONS: last_positions,
         MAX_TOTAL_LENGTH: np.array(last_positions.max() + 2, np.int32),
-        LOGIT_ROWS: wanted,
+        LOGIT_ROWS: np.flatnonzero(is_wanted),
     }
