@@ -67,11 +67,12 @@ def test_a_piece_of_a_prompt_takes_what_is_fair_to_the_others(base_s: float, tok
         pace.stepped(tokens, seconds(tokens) * source.uniform(0.9, 1.1))
     for decoding in (1, 8, 31):
         shared = pace.fair_chunk(1, decoding, 256, shares_step=True)
-        assert shared in (8, 256) or seconds(decoding + shared) == pytest.approx(2.4 * seconds(decoding), rel=0.25)
+        fair_s = max(2.4 * seconds(decoding), 0.004)
+        assert shared in (8, 256) or seconds(decoding + shared) == pytest.approx(fair_s, rel=0.25)
         more = pace.fair_chunk(2 * decoding, decoding, 256, shares_step=True)
-        assert shared == 8 or more in (256, pytest.approx(2 * shared, abs=2))
+        assert shared == 8 or fair_s == 0.004 or more in (256, pytest.approx(2 * shared, abs=2))
         own = pace.fair_chunk(1, decoding, 256, shares_step=False)
-        assert own in (8, 256) or seconds(own) == pytest.approx(1.5 * seconds(decoding), rel=0.25)
+        assert own in (8, 256) or seconds(own) == pytest.approx(max(1.5 * seconds(decoding), 0.004), rel=0.25)
 
 
 def test_steps_that_were_all_equally_long_are_no_reason_to_divide_by_nothing() -> None:

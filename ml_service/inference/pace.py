@@ -9,6 +9,8 @@ _SHARED_RATIO = 2.4
 _TURN_RATIO = 1.5
 """The same for a piece of prompt that is read in a step of its own, between two others."""
 _SHORTEST_CHUNK = 8
+_UNNOTICED_S = 0.004
+"""A step as short as this is fair whatever it holds: those that wait are told of their tokens every 8 ms."""
 
 
 class Pace:
@@ -32,22 +34,25 @@ class Pace:
         Where more wait for their first token than for their next one, what is read grows with their number: a step
         that is longer for few is a shorter wait for many.
         """
-        base_tokens = self._base_tokens()
-        if base_tokens is None or not decoding:
+        line = self._line()
+        if line is None or not decoding:
             return longest
+        base_s, token_s = line
+        base_tokens = base_s / token_s
         if shares_step:
             tokens = (_SHARED_RATIO - 1) * (base_tokens + decoding) * max(reading / decoding, 1.0)
         else:
             tokens = _TURN_RATIO * (base_tokens + decoding) - base_tokens
-        return int(min(max(tokens, _SHORTEST_CHUNK), longest))
+        unnoticed = (_UNNOTICED_S - base_s) / token_s - (decoding if shares_step else 0)
+        return int(min(max(tokens, unnoticed, _SHORTEST_CHUNK), longest))
 
-    def _base_tokens(self) -> float | None:
-        """a / b: how many tokens take as long as what every step takes; None where nothing is known."""
+    def _line(self) -> tuple[float, float] | None:
+        """Seconds that every step takes, and seconds a token; None where nothing is known."""
         if not self._w:
             return None
         determinant = self._w * self._nn - self._n * self._n
         if determinant <= 1e-6 * self._w * self._nn:  # all steps were equally long
-            return 0.0
+            return 0.0, self._s / self._n
         slope = (self._w * self._ns - self._n * self._s) / determinant
         base = (self._s - slope * self._n) / self._w
-        return max(base, 0.0) / slope if slope > 0 else None
+        return (max(base, 0.0), slope) if slope > 0 else None
