@@ -29,7 +29,9 @@ def current_id() -> str:
 
 def parameters_of(body: GenerationParameters) -> GenerationParameters:
     """The generation parameters of a larger request."""
-    return GenerationParameters(**body.model_dump(include=set(GenerationParameters.model_fields)))
+    return GenerationParameters.model_construct(
+        **{name: getattr(body, name) for name in GenerationParameters.model_fields}
+    )
 
 
 def answering_model(model: LiveModel) -> AnsweringModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 import time
 from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Many
@@ -251,7 +251,7 @@ class Engine:
         deadline = time.perf_counter() + min(work.timeout_s or self._timeout_s, self._timeout_s)
         made = []
         for index in range(len(work.prompts) * work.n):
-            seed = parameters.seed if parameters.seed is not None else secrets.randbits(63)
+            seed = parameters.seed if parameters.seed is not None else random.getrandbits(63)
             made.append(
                 Sequence(
                     id=work.request_id,

@@ -13,29 +13,31 @@ from typing import Generic, TypeVar
 from ml_service.inference.sequence import Delta, Event
 
 Item = TypeVar("Item")
-_UNHURRIED_S = 0.008
-"""Half a frame: tokens that follow one another faster are told together, for a wake-up costs more than a token."""
+FRAME_S = 1 / 60
+"""Of a display. Tokens that one shows in the same frame are told together, for a wake-up costs more than a token."""
 
 
 class Doorbell:
     """Wakes the waiters of one event loop from another thread, together: the urgent ones at once, others when due."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop, self._clock = loop, clock
         self._wanted: deque[asyncio.Event] = deque()
         self._urgent: deque[asyncio.Event] = deque()
-        self._rung_at = -math.inf
+        self._rung_at = self._woken_at = -math.inf
 
     def want(self, waiter: asyncio.Event, *, is_urgent: bool) -> None:
-        """Have this one woken by the next `ring`, or by one that comes some time after the last."""
+        """Have this one woken by the next `ring`, or by the last one of this frame."""
         (self._urgent if is_urgent else self._wanted).append(waiter)
 
     def ring(self, is_last: bool = False) -> None:
-        """Wake them, from any thread; the last time nobody is left. Those of a closed loop sleep on."""
-        is_due = is_last or time.monotonic() >= self._rung_at + _UNHURRIED_S
+        """Wake them, from any thread, after each step; the last time nobody is left. Those of a closed loop sleep on."""
+        now = self._clock()
+        step_s, self._rung_at = now - self._rung_at, now
+        is_due = is_last or now + step_s > self._woken_at + FRAME_S  # the next step would be too late
         if self._urgent or (is_due and self._wanted):
             if is_due:
-                self._rung_at = time.monotonic()
+                self._woken_at = now
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 self._loop.call_soon_threadsafe(self._wake, is_due)
 

@@ -10,7 +10,7 @@ _TURN_RATIO = 1.5
 """The same for a piece of prompt that is read in a step of its own, between two others."""
 _SHORTEST_CHUNK = 8
 _UNNOTICED_S = 0.004
-"""A step as short as this is fair whatever it holds: those that wait are told of their tokens every 8 ms."""
+"""A step as short as this is fair whatever it holds: those that wait are told once a frame (`mailbox.py`)."""
 
 
 class Pace:
