@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from ml_service.common.errors import BadRequest, Overloaded, Unavailable
 from ml_service.inference.admission import Admission
 from ml_service.inference.lookup import PromptLookup
-from ml_service.inference.pace import Pace
+from ml_service.inference.pace import FRAME_S, UNNOTICED_S, Frames, Pace
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.utils.telemetry import Telemetry
 
@@ -67,12 +68,25 @@ def test_a_piece_of_a_prompt_takes_what_is_fair_to_the_others(base_s: float, tok
         pace.stepped(tokens, seconds(tokens) * source.uniform(0.9, 1.1))
     for decoding in (1, 8, 31):
         shared = pace.fair_chunk(1, decoding, 256, shares_step=True)
-        fair_s = max(2.4 * seconds(decoding), 0.004)
+        fair_s = max(2.4 * seconds(decoding), UNNOTICED_S)
         assert shared in (8, 256) or seconds(decoding + shared) == pytest.approx(fair_s, rel=0.25)
         more = pace.fair_chunk(2 * decoding, decoding, 256, shares_step=True)
-        assert shared == 8 or fair_s == 0.004 or more in (256, pytest.approx(2 * shared, abs=2))
+        assert shared == 8 or fair_s == UNNOTICED_S or more in (256, pytest.approx(2 * shared, abs=2))
         own = pace.fair_chunk(1, decoding, 256, shares_step=False)
-        assert own in (8, 256) or seconds(own) == pytest.approx(max(1.5 * seconds(decoding), 0.004), rel=0.25)
+        assert own in (8, 256) or seconds(own) == pytest.approx(max(1.5 * seconds(decoding), UNNOTICED_S), rel=0.25)
+
+
+@given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=60))
+def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_takes_longer(steps: list[float]) -> None:
+    frames, now, told = Frames(), 0.0, -math.inf
+    for before, step in zip([0.0, *steps], steps, strict=False):
+        now += step
+        if frames.is_due(now):
+            assert told < 0 or now - told + step > FRAME_S, "too early: there was time for one more step"
+            told = now
+        else:
+            assert now - told <= max(FRAME_S, before + step)
+    assert told > 0, "the first step is told at once"
 
 
 def test_steps_that_were_all_equally_long_are_no_reason_to_divide_by_nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_service.inference.mailbox import FRAME_S, Doorbell, Doorbells, Mailbox
+from ml_service.inference.mailbox import Doorbell, Doorbells, Mailbox
 
 
 class CountingLoop:
@@ -42,22 +42,22 @@ def test_all_who_wait_are_woken_at_once() -> None:
     assert asyncio.run(go()) == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=60))
-def test_nothing_is_lost_between_a_thread_and_its_waiters(script: list[tuple[int, bool, bool]]) -> None:
-    """Each line: to whom, whether it is urgent, whether the bell is rung behind it."""
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=60))
+def test_nothing_is_lost_between_a_thread_and_its_waiters(script: list[tuple[int, bool]]) -> None:
+    """Each line: to whom, whether the bell is rung behind it."""
 
     async def go() -> list[list[int]]:
         bells = Doorbells()
         mailboxes: list[Mailbox[int]] = [Mailbox(bells.of_running_loop()) for _ in range(3)]
 
         def put_all() -> None:
-            for number, (index, is_urgent, rings) in enumerate(script):
-                mailboxes[index].put(number, is_urgent=is_urgent)
+            for number, (index, rings) in enumerate(script):
+                mailboxes[index].put(number)
                 if rings:
                     bells.ring()
             for mailbox in mailboxes:
-                mailbox.put(-1, is_urgent=False)
-            bells.ring(is_last=True)
+                mailbox.put(-1)
+            bells.ring()
 
         async def take(mailbox: Mailbox[int]) -> list[int]:
             taken: list[int] = []
@@ -74,29 +74,6 @@ def test_nothing_is_lost_between_a_thread_and_its_waiters(script: list[tuple[int
 
     expected = [[number for number, line in enumerate(script) if line[0] == index] for index in range(3)]
     assert asyncio.run(go()) == expected
-
-
-@given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=60))
-def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_takes_longer(steps: list[float]) -> None:
-    now, woken = 0.0, []
-
-    class Loop:
-        def call_soon_threadsafe(self, callback: Callable[..., Any], *arguments: Any) -> None:
-            woken.append(now)
-            callback(*arguments)
-
-    bell = Doorbell(Loop(), clock=lambda: now)  # type: ignore[arg-type]
-    last = 0.0
-    for before, step in zip([0.0, *steps], steps, strict=False):
-        now += step
-        bell.want(asyncio.Event(), is_urgent=False)
-        bell.ring()
-        if woken and woken[-1] == now:
-            if len(woken) > 1:
-                assert now - last + step > FRAME_S, "too early: there was time for one more step"
-            last = now
-        else:
-            assert now - last <= max(FRAME_S, before + step)
 
 
 def test_the_bells_of_closed_loops_are_taken_down_and_harm_nobody() -> None:

@@ -1,11 +1,10 @@
-"""What the engine tells a stream, batch by batch: the first one before the answer begins, texts joined."""
+"""What the engine tells a stream, batch by batch; the first one is waited for before the answer begins."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 
 from ml_service.inference.engine import Told
-from ml_service.inference.sequence import Delta, Echo, Finished
 
 Batches = AsyncGenerator[list[Told], None]
 
@@ -15,21 +14,3 @@ async def chained(first: list[Told], batches: Batches) -> Batches:
     yield first
     async for batch in batches:
         yield batch
-
-
-def joined(batch: list[Told]) -> Iterator[Told]:
-    """Deltas of one answer that follow each other as one, where nobody asked for their log-probabilities."""
-    index, event = batch[0]
-    for next_index, following in batch[1:]:
-        if next_index == index and (both := _together(event, following)) is not None:
-            event = both
-        else:
-            yield index, event
-            index, event = next_index, following
-    yield index, event
-
-
-def _together(first: Echo | Delta | Finished, second: Echo | Delta | Finished) -> Delta | None:
-    if isinstance(first, Delta) and isinstance(second, Delta) and second.choice.logprob is None:
-        return Delta(first.text + second.text, second.choice)
-    return None

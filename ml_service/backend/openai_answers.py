@@ -88,7 +88,8 @@ class CompletionWriter:
             scored: list[Scored] = self._prompt(index, event.choices)
             return self._envelope.put([self._choice(index, self._beginning(index), scored, None)])
         reason = event.reason if isinstance(event, Finished) else None
-        scored = [(event.choice.token_id, event.choice)] if isinstance(event, Delta) else []
+        choices = event.choices if isinstance(event, Delta) else ()
+        scored = [(choice.token_id, choice) for choice in choices]
         if not event.text and reason is None and self._work.parameters.logprobs is None:
             return None
         return self._envelope.put([self._choice(index, event.text, scored, reason)])
@@ -143,7 +144,7 @@ class ChatWriter:
         """An event, where there is anything to tell."""
         assert not isinstance(event, Echo), "a chat does not echo"
         reason = event.reason if isinstance(event, Finished) else None
-        choices = [event.choice] if isinstance(event, Delta) else []
+        choices = event.choices if isinstance(event, Delta) else ()
         if not event.text and reason is None and self._work.parameters.logprobs is None:
             return None
         return self._chunk(index, {"content": event.text} if event.text else {}, choices, reason)
@@ -152,7 +153,9 @@ class ChatWriter:
         """The last chunk, where it was asked for."""
         return self._piece.put([], usage_of(completions, self._work.n))
 
-    def _chunk(self, index: int, delta: dict[str, Any], choices: list[Choice], reason: str | None) -> dict[str, Any]:
+    def _chunk(
+        self, index: int, delta: dict[str, Any], choices: Sequence[Choice], reason: str | None
+    ) -> dict[str, Any]:
         scores = self._logprobs(choices)
         finish = reason and _FINISH[reason]
         return self._piece.put([{"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}])

@@ -13,7 +13,7 @@ from ml_service.common.errors import Overloaded, ServiceError
 from ml_service.common.types import FinishReason
 from ml_service.inference.admission import Admission
 from ml_service.inference.caches import CacheBlock
-from ml_service.inference.pace import Pace
+from ml_service.inference.pace import Frames, Pace
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.scheduler import Scheduler
 from ml_service.inference.sequence import Failed, Sequence
@@ -40,18 +40,18 @@ class DecodeLoop:
         telemetry: Telemetry,
         prefixes: PrefixCache[CacheBlock] | None = None,
         lookup_rows: int = 0,
-        tell: Callable[[bool], None] = lambda is_last: None,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         """`lookup_rows` are the most tokens that a decode step may have with its guesses; 0 guesses nothing.
 
-        `tell` is called when all that a step brought has been published; the last time with True.
+        `ring` is called when all that a step brought has been published.
         """
         self._session, self._telemetry = session, telemetry
         self._slots = Slots(session.slots)
         self._scheduler = Scheduler(self._slots)
         self._prefixes = SharedPrefixes(session, PrefixCache(1, 0) if prefixes is None else prefixes, telemetry)
-        self._lookup_rows, self._tell = lookup_rows, tell
-        self._pace = Pace()
+        self._lookup_rows, self._ring = lookup_rows, ring
+        self._pace, self._frames = Pace(), Frames()
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._admission = Admission(session.slots, max_waiting, telemetry)
         self._moved_at = time.monotonic()
@@ -113,11 +113,11 @@ class DecodeLoop:
             reading, decoding = self._scheduler.schedule(self._session.shares_steps)
             if parts := [*self._pieces(reading), *self._next_tokens(decoding)]:
                 self._step(parts)
-            self._tell(False)
+            self._ring()
             self._moved_at = time.monotonic()
         for sequence in self._scheduler.everyone():
             self._end(sequence, "cancelled")
-        self._tell(True)
+        self._ring()
         self._prefixes.clear()
         self._session.close()
 
@@ -205,7 +205,11 @@ class DecodeLoop:
             else:
                 part.sequence.cached += 1
                 self._advance(part.sequence, own_TV, bests, part.guess, now)
-        self._tell_tokens()
+        if self._frames.is_due(now):
+            for sequence in self._scheduler.decoding:
+                if sequence.streams:
+                    sequence.tell()
+        self._count_tokens()
 
     def _have_read(self, part: Part, logits_TV: Logits, bests: list[int | None], now: float) -> None:
         """Behind the last piece of a prompt the first token is chosen."""
@@ -220,6 +224,8 @@ class DecodeLoop:
             self._end(sequence, "length")
         else:
             self._advance(sequence, logits_TV[-1:], bests[-1:], [], now)
+            if sequence.streams:
+                sequence.tell()  # the first token is waited for
 
     def _advance(
         self, sequence: Sequence, logits_TV: Logits, bests: list[int | None], guess: list[int], now: float
@@ -252,7 +258,7 @@ class DecodeLoop:
             self._telemetry.draft_tokens.inc(len(guess))
             self._telemetry.accepted_tokens.inc(accepted)
 
-    def _tell_tokens(self) -> None:
+    def _count_tokens(self) -> None:
         if self._gaps_s:
             self._telemetry.generation_tokens.inc(len(self._gaps_s))
             self._telemetry.inter_token.observe_many(self._gaps_s)
@@ -261,7 +267,7 @@ class DecodeLoop:
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         finished = sequence.finish(reason)
         self._prefixes.remember(sequence)
-        self._tell_tokens()
+        self._count_tokens()
         self._forget(sequence)
         timings = finished.timings
         self._telemetry.request_finished(
@@ -273,11 +279,13 @@ class DecodeLoop:
             total_s=time.perf_counter() - sequence.submitted_at,
         )
         self._admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
+        sequence.tell()
         sequence.publish(finished)
 
     def _fail(self, sequence: Sequence, error: Exception, reason: str = "error") -> None:
         self._forget(sequence)
         self._telemetry.finished.labels(reason).inc()
+        sequence.tell()
         sequence.publish(Failed(error))
 
     def _forget(self, sequence: Sequence) -> None:

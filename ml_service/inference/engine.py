@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Many
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from tokenizers import Tokenizer
 
@@ -20,7 +20,7 @@ from ml_service.common.types import GenerationParameters
 from ml_service.inference.caches import CacheBlock
 from ml_service.inference.constraint import Constraint, Grammars
 from ml_service.inference.decode_loop import DecodeLoop
-from ml_service.inference.mailbox import Doorbells, Mailbox, publisher
+from ml_service.inference.mailbox import Doorbells, Mailbox
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sampler import Choice, Sampler
 from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
@@ -83,7 +83,7 @@ class Completion:
         if isinstance(event, Finished):
             self.finished = event
         else:
-            self.choices.append(event.choice)
+            self.choices.extend(event.choices)
 
 
 Told = tuple[int, Echo | Delta | Finished]
@@ -187,21 +187,22 @@ class Engine:
     async def complete_all(self, work: Work) -> list[Completion]:
         """All answers, prompt by prompt and choice by choice; cancelling the call stops the work."""
         completions = [Completion() for _ in range(len(work.prompts) * work.n)]
-        async with aclosing(self.stream_all(work, wakes_for_deltas=False)) as batches:
+        async with aclosing(self.stream_all(work, streams=False)) as batches:
             async for batch in batches:
                 for index, event in batch:
                     completions[index].add(event)
         return completions
 
-    async def stream_all(self, work: Work, *, wakes_for_deltas: bool = True) -> AsyncGenerator[list[Told], None]:
+    async def stream_all(self, work: Work, *, streams: bool = True) -> AsyncGenerator[list[Told], None]:
         """Generate: for each answer its echo where asked for, its deltas, then one `Finished`, under its index.
 
-        What has come in the meantime comes together, so that a slow reader costs less. Closing the iterator stops the
+        What has come in the meantime comes together, so that a slow reader costs less; all of it at the end where it
+        does not stream. Closing the iterator stops the
         work within one step. Raises Overloaded at once where there are not places for all, and what the model raised
         where it failed: then all of them end.
         """
         mailbox: Mailbox[tuple[int, Event]] = Mailbox(self._doorbells.of_running_loop())
-        sequences = await self._sequences(work, mailbox, wakes_for_deltas)
+        sequences = await self._sequences(work, mailbox, streams)
         self._loop.submit(*sequences)
         open_ones = set(range(len(sequences)))
         try:
@@ -242,9 +243,7 @@ class Engine:
             message = f"{where}: there is no token {unknown}, the vocabulary has {vocabulary:,}"
             raise BadRequest(message, [(where, "unknown token")])
 
-    async def _sequences(
-        self, work: Work, mailbox: Mailbox[tuple[int, Event]], wakes_for_deltas: bool
-    ) -> list[Sequence]:
+    async def _sequences(self, work: Work, mailbox: Mailbox[tuple[int, Event]], streams: bool) -> list[Sequence]:
         parameters = work.parameters
         self._check_ids("logit_bias", list(parameters.logit_bias))
         self._check_ids("stop_token_ids", parameters.stop_token_ids)
@@ -259,12 +258,13 @@ class Engine:
                     parameters=parameters,
                     sampler=Sampler(parameters, seed, stream=index % work.n),
                     text=TextStream(self._detokenizer.pieces(), parameters.stop),
-                    publish=publisher(mailbox, index, wakes_for_deltas=wakes_for_deltas),
+                    publish=partial(_put, mailbox, index),
                     end_ids=(self.architecture.end_of_text_id, *self.architecture.further_end_ids),
                     max_total_tokens=self.architecture.context_length,
                     deadline=deadline,
                     constraint=await self._constraint(parameters),
                     echoes=work.echoes,
+                    streams=streams,
                 )
             )
         return made
@@ -273,3 +273,7 @@ class Engine:
         if parameters.json_schema is None and parameters.regex is None:
             return None
         return await asyncio.to_thread(self._grammars.constraint, parameters)
+
+
+def _put(mailbox: Mailbox[tuple[int, Event]], index: int, event: Event) -> None:
+    mailbox.put((index, event))

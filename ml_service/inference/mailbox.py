@@ -4,47 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import time
 from collections import deque
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ml_service.inference.sequence import Delta, Event
-
 Item = TypeVar("Item")
-FRAME_S = 1 / 60
-"""Of a display. Tokens that one shows in the same frame are told together, for a wake-up costs more than a token."""
 
 
 class Doorbell:
-    """Wakes the waiters of one event loop from another thread, together: the urgent ones at once, others when due."""
+    """Wakes the waiters of one event loop from another thread, together."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
-        self._loop, self._clock = loop, clock
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._wanted: deque[asyncio.Event] = deque()
-        self._urgent: deque[asyncio.Event] = deque()
-        self._rung_at = self._woken_at = -math.inf
 
-    def want(self, waiter: asyncio.Event, *, is_urgent: bool) -> None:
-        """Have this one woken by the next `ring`, or by the last one of this frame."""
-        (self._urgent if is_urgent else self._wanted).append(waiter)
+    def want(self, waiter: asyncio.Event) -> None:
+        """Have this one woken by the next `ring`."""
+        self._wanted.append(waiter)
 
-    def ring(self, is_last: bool = False) -> None:
-        """Wake them, from any thread, after each step; the last time nobody is left. Those of a closed loop sleep on."""
-        now = self._clock()
-        step_s, self._rung_at = now - self._rung_at, now
-        is_due = is_last or now + step_s > self._woken_at + FRAME_S  # the next step would be too late
-        if self._urgent or (is_due and self._wanted):
-            if is_due:
-                self._woken_at = now
+    def ring(self) -> None:
+        """Wake them, from any thread. Those of a closed loop sleep on."""
+        if self._wanted:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._wake, is_due)
+                self._loop.call_soon_threadsafe(self._wake)
 
-    def _wake(self, is_due: bool) -> None:
-        for waiters in (self._urgent, self._wanted) if is_due else (self._urgent,):
-            while waiters:
-                waiters.popleft().set()
+    def _wake(self) -> None:
+        while self._wanted:
+            self._wanted.popleft().set()
 
 
 class Doorbells:
@@ -61,10 +46,10 @@ class Doorbells:
             self._of_loops = kept | {loop: Doorbell(loop)}
         return self._of_loops[loop]
 
-    def ring(self, is_last: bool = False) -> None:
+    def ring(self) -> None:
         """Wake those who have something to take."""
         for bell in tuple(self._of_loops.values()):
-            bell.ring(is_last)
+            bell.ring()
 
 
 class Mailbox(Generic[Item]):
@@ -76,12 +61,12 @@ class Mailbox(Generic[Item]):
         self._arrived = asyncio.Event()
         self._is_waiting = False
 
-    def put(self, item: Item, *, wakes: bool = True, is_urgent: bool = True) -> None:
+    def put(self, item: Item) -> None:
         """From any thread; whoever waits is woken when the doorbell is rung."""
         self._items.append(item)
-        if wakes and (self._is_waiting or is_urgent):
+        if self._is_waiting:
             self._is_waiting = False
-            self._doorbell.want(self._arrived, is_urgent=is_urgent)
+            self._doorbell.want(self._arrived)
 
     async def get_all(self) -> list[Item]:
         """What has come since the last time; waits for the first item."""
@@ -93,17 +78,3 @@ class Mailbox(Generic[Item]):
                 break
             await self._arrived.wait()
         return [self._items.popleft() for _ in range(len(self._items))]
-
-
-def publisher(mailbox: Mailbox[tuple[int, Event]], index: int, *, wakes_for_deltas: bool) -> Callable[[Event], None]:
-    """What a sequence publishes with: its events, under its index."""
-
-    has_begun = False
-
-    def publish(event: Event) -> None:
-        nonlocal has_begun
-        is_delta = isinstance(event, Delta)
-        mailbox.put((index, event), wakes=wakes_for_deltas or not is_delta, is_urgent=not (is_delta and has_begun))
-        has_begun = True
-
-    return publish

@@ -1,6 +1,8 @@
-"""How fast this machine is: what a step takes for its tokens, and how much of a prompt is fair beside others; pure."""
+"""How fast this machine is: what a step takes, how much of a prompt is fair beside others, when to tell; pure."""
 
 from __future__ import annotations
+
+import math
 
 _MEMORY = 0.98
 """What a measurement weighs after one more: some fifty steps count."""
@@ -9,8 +11,10 @@ _SHARED_RATIO = 2.4
 _TURN_RATIO = 1.5
 """The same for a piece of prompt that is read in a step of its own, between two others."""
 _SHORTEST_CHUNK = 8
-_UNNOTICED_S = 0.004
-"""A step as short as this is fair whatever it holds: those that wait are told once a frame (`mailbox.py`)."""
+FRAME_S = 1 / 60
+"""Of a display. Tokens that one shows in the same frame are told together, for a wake-up costs more than a token."""
+UNNOTICED_S = FRAME_S / 4
+"""A step as short as this is fair whatever it holds."""
 
 
 class Pace:
@@ -43,7 +47,7 @@ class Pace:
             tokens = (_SHARED_RATIO - 1) * (base_tokens + decoding) * max(reading / decoding, 1.0)
         else:
             tokens = _TURN_RATIO * (base_tokens + decoding) - base_tokens
-        unnoticed = (_UNNOTICED_S - base_s) / token_s - (decoding if shares_step else 0)
+        unnoticed = (UNNOTICED_S - base_s) / token_s - (decoding if shares_step else 0)
         return int(min(max(tokens, unnoticed, _SHORTEST_CHUNK), longest))
 
     def _line(self) -> tuple[float, float] | None:
@@ -56,3 +60,18 @@ class Pace:
         slope = (self._w * self._ns - self._n * self._s) / determinant
         base = (self._s - slope * self._n) / self._w
         return (max(base, 0.0), slope) if slope > 0 else None
+
+
+class Frames:
+    """When those who wait are told of their tokens: once a frame, or after each step where that takes longer."""
+
+    def __init__(self) -> None:
+        self._stepped_at = self._told_at = -math.inf
+
+    def is_due(self, now: float) -> bool:
+        """After each step, at `now` seconds: whether to tell, since the next step would end too late for that."""
+        step_s, self._stepped_at = now - self._stepped_at, now
+        if now + step_s <= self._told_at + FRAME_S:
+            return False
+        self._told_at = now
+        return True

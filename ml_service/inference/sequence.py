@@ -45,7 +45,7 @@ class Delta(NamedTuple):
     """Text that is sure, and the tokens behind it; the text may be empty while a character or stop string is open."""
 
     text: str
-    choice: Choice
+    choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Sequence:
     constraint: Constraint | None = None
     echoes: bool = False
     """Tell the log-probabilities of the prompt too."""
+    streams: bool = True
+    """Tell tokens as they come rather than all at the end."""
     ids: list[int] = field(init=False)
     """Prompt and answer."""
     room: int = field(init=False)
@@ -107,6 +109,8 @@ class Sequence:
         self.room = min(self.parameters.max_new_tokens, self.max_total_tokens - len(self.ids))
         self.lookup = PromptLookup()
         self._echoed: list[Choice] = []
+        self._texts: list[str] = []
+        self._untold: list[Choice] = []
         ends = () if self.parameters.ignore_eos else self.end_ids
         self._stop_ids = frozenset((*self.parameters.stop_token_ids, *ends))
 
@@ -145,7 +149,7 @@ class Sequence:
         return self.sampler.choose(logits_V, self.ids, allowed, best)
 
     def accept(self, choice: Choice, now: float) -> FinishReason | None:
-        """Take the chosen token, publish what is sure, tell whether and why the sequence is done."""
+        """Take the chosen token; returns whether and why the sequence is done."""
         token_id = choice.token_id
         self.last_token_at = now
         self.first_token_at = self.first_token_at or now
@@ -153,10 +157,18 @@ class Sequence:
         self.room -= 1
         if token_id in self._stop_ids:
             return "stop"
-        self.publish(Delta(self.text.push(token_id), choice))
+        self._texts.append(self.text.push(token_id))
+        self._untold.append(choice)
         if self.text.is_stopped or (self.constraint is not None and self._is_complete(token_id)):
             return "stop"
         return "length" if self.room <= 0 else None
+
+    def tell(self) -> None:
+        """Publish the tokens that have come since the last time."""
+        if self._untold:
+            self.publish(Delta("".join(self._texts), tuple(self._untold)))
+            self._texts.clear()
+            self._untold.clear()
 
     def _is_complete(self, token_id: int) -> bool:
         assert self.constraint is not None, "only what is constrained can be complete"

@@ -65,7 +65,7 @@ async def _client(engine: Engine, waiting: Iterator[tuple[int, Request]], answer
         async with aclosing(engine.stream(request.prompt, parameters, f"serving-{index}")) as events:
             async for event in events:
                 if isinstance(event, Delta):
-                    answers[index].append(event.choice.token_id)
+                    answers[index].extend(choice.token_id for choice in event.choices)
 
 
 def convert(checkpoint: Path, directory: Path, bits: int) -> None:

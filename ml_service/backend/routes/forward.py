@@ -13,7 +13,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from ml_service.backend.answers import current_id, forward_json, forward_response, parameters_of, token_scores
 from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
 from ml_service.backend.errors import problem_of
-from ml_service.backend.event_batches import Batches, chained, joined
+from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.schemas import ForwardDelta, ForwardRequest, ForwardResponse, Problem
 from ml_service.inference.engine import Completion, Engine, Told, Work
 from ml_service.inference.live import LiveModel
@@ -55,7 +55,7 @@ async def _events(model: LiveModel, work: Work, first: list[Told], batches: Batc
             async for batch in chained(first, batches):
                 for index, event in batch:
                     completions[index].add(event)
-                if told := b"".join(_delta(model.engine, work, head, index, event) for index, event in joined(batch)):
+                if told := b"".join(_delta(model.engine, work, head, index, event) for index, event in batch):
                     yield told
             answer = forward_response(model, completions, work.parameters)
             yield format_sse_event(event="done", data_str=json.dumps(forward_json(answer), ensure_ascii=False))
@@ -67,7 +67,7 @@ async def _events(model: LiveModel, work: Work, first: list[Told], batches: Batc
 def _delta(engine: Engine, work: Work, head: str, index: int, event: Echo | Delta | Finished) -> bytes:
     """A `ForwardDelta`, written by hand: there is one for each token of each stream."""
     assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
-    choices = [event.choice] if isinstance(event, Delta) else []
+    choices = event.choices if isinstance(event, Delta) else ()
     scores = token_scores(engine, choices, work.parameters)
     if not event.text and not scores:
         return b""

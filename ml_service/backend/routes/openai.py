@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ml_service.backend.answers import current_id
 from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
-from ml_service.backend.event_batches import Batches, chained, joined
+from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
 from ml_service.backend.openai_schemas import ChatRequest, CompletionRequest, OpenAIRequest
 from ml_service.common.errors import NotFound
@@ -93,7 +93,7 @@ async def _chunks(
             async for batch in chained(first, batches):
                 for index, event in batch:
                     done[index].add(event)
-                told = (writer.chunk(index, event) for index, event in joined(batch))
+                told = (writer.chunk(index, event) for index, event in batch)
                 if chunks := b"".join(chunk_bytes(chunk) for chunk in told if chunk is not None):
                     yield chunks
             if body.wants_usage:

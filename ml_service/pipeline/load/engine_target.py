@@ -68,7 +68,8 @@ class EngineTarget:
                 if isinstance(event, Finished):
                     usage = event.usage
                     return Used(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-                on_token()
+                for _ in event.choices:
+                    on_token()
         raise AssertionError("a stream ended without its end: this is a bug")
 
 
