@@ -20,6 +20,8 @@ from ml_service.pipeline.load.target import Openable
 from ml_service.pipeline.load.workload import Load, Workload
 
 ENGINE = "engine alone"
+_WAVES = 10
+"""Requests of each client: with few the common start counts more than what follows."""
 GOALS = {"/forward, whole": 0.9, "/forward, streamed": 0.8, "/v1/completions, streamed": 0.8}
 """Of the engine's tokens a second, on the machine that the load generator shares."""
 
@@ -50,7 +52,7 @@ def measure_rounds(
         for concurrency in concurrencies:
             first = number % len(targets)
             for name in [*list(targets)[first:], *list(targets)[:first]]:
-                load = Load(concurrency, requests=max(requests, 2 * concurrency), warmup=concurrency)
+                load = Load(concurrency, requests=max(requests, _WAVES * concurrency), warmup=concurrency)
                 before_s = _event_loop_s(server)
                 summary = summarise(measure(targets[name], Workload(seed=number, words=True), load))
                 if summary.failed:
@@ -67,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
     parser.add_argument("--concurrency", default="1,8,32", help="requests at a time, one after the other")
-    parser.add_argument("--requests", type=int, default=64, help="requests of a measurement, or twice the concurrency")
+    parser.add_argument("--requests", type=int, default=64, help="requests of a measurement, or ten for each client")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, interleaved")
     arguments = parser.parse_args()
     concurrencies = [int(number) for number in arguments.concurrency.split(",")]

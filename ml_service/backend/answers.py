@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ml_service.backend.schemas import (
@@ -25,13 +24,6 @@ from ml_service.utils.logs import request_id
 def current_id() -> str:
     """The id of the request that is being served."""
     return request_id.get() or "none"
-
-
-def parameters_of(body: GenerationParameters) -> GenerationParameters:
-    """The generation parameters of a larger request."""
-    return GenerationParameters.model_construct(
-        **{name: getattr(body, name) for name in GenerationParameters.model_fields}
-    )
 
 
 def answering_model(model: LiveModel) -> AnsweringModel:
@@ -70,7 +62,7 @@ def forward_response(
         **answers[0].model_dump(),
         answers=answers if len(answers) > 1 else None,
         usage=total_usage(completions, len(completions)),
-        timings=TimingsOut(**asdict(slowest)),
+        timings=TimingsOut.model_validate(slowest, from_attributes=True),
     )
 
 

@@ -53,9 +53,9 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     )
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
     add_error_handlers(app)
-    app.include_router(health.router)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
+    app.include_router(health.router)  # routes are tried in their order, so the busiest come first
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)

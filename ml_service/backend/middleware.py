@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import re
 
@@ -115,6 +114,8 @@ class CancelOnDisconnect:
             await self.app(scope, receive, send)
             return
         body_is_read, has_left, has_begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        handler = asyncio.current_task()
+        assert handler is not None, "a request is served in a task"
 
         async def receive_body() -> Message:
             if body_is_read.is_set():  # from here on the watcher owns `receive`
@@ -136,22 +137,21 @@ class CancelOnDisconnect:
             while not has_left.is_set():
                 if (await receive())["type"] == "http.disconnect":
                     has_left.set()
+            handler.cancel()
 
-        handler = asyncio.ensure_future(self.app(scope, receive_body, send_watched))
         watcher = asyncio.create_task(watch())
         try:
-            await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if has_left.is_set() and not handler.done():
-                handler.cancel()
-            with contextlib.suppress(asyncio.CancelledError) if has_left.is_set() else contextlib.nullcontext():
-                await handler
-            if has_left.is_set() and not has_begun.is_set():
-                # Nobody reads it; the metrics count it for what it was and not as an error of ours.
-                await send({"type": "http.response.start", "status": CLIENT_LEFT, "headers": []})
-                await send({"type": "http.response.body"})
+            await self.app(scope, receive_body, send_watched)
+        except asyncio.CancelledError:
+            if not has_left.is_set():  # it is the server that ends
+                raise
+            handler.uncancel()
         finally:
-            handler.cancel()
             watcher.cancel()
+        if has_left.is_set() and not has_begun.is_set():
+            # Nobody reads it; the metrics count it for what it was and not as an error of ours.
+            await send({"type": "http.response.start", "status": CLIENT_LEFT, "headers": []})
+            await send({"type": "http.response.body"})
 
 
 async def _send_problem(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:

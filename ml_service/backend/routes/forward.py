@@ -6,12 +6,12 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from ml_service.backend.answers import current_id, forward_json, forward_response, parameters_of, token_scores
-from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
+from ml_service.backend.answers import current_id, forward_json, forward_response, token_scores
+from ml_service.backend.dependencies import JsonRoute, Timeout, current_model
 from ml_service.backend.errors import problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.schemas import ForwardDelta, ForwardRequest, ForwardResponse, Problem
@@ -31,10 +31,11 @@ router = APIRouter(route_class=JsonRoute, tags=["inference"])
         **{status: {"model": Problem} for status in ERRORS},
     },
 )
-async def forward(body: ForwardRequest, model: CurrentModel, timeout_s: Timeout) -> Response:
+async def forward(body: ForwardRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue a text. `temperature: 0` is greedy; the same seed, prompt and parameters give the same text."""
+    model = current_model(request)
     prompt = await model.engine.encode(body.text)
-    work = Work([prompt], parameters_of(body), current_id(), body.n, timeout_s)
+    work = Work([prompt], body, current_id(), body.n, timeout_s)
     if body.stream:
         return await _stream(model, work)
     completions = await model.engine.complete_all(work)

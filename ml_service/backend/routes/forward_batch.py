@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lib.in_order import map_in_order
 from ml_service.backend.answers import current_id
-from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
+from ml_service.backend.dependencies import JsonRoute, Timeout, current_model
 from ml_service.backend.errors import bad_request_of, problem_of
 from ml_service.backend.routes.forward import ERRORS
 from ml_service.backend.schemas import BatchAnswer, BatchRow, ForwardBatchRequest, ForwardBatchResponse, Problem
@@ -35,11 +35,9 @@ router = APIRouter(route_class=JsonRoute, tags=["inference"])
         **{status: {"model": Problem} for status in ERRORS},
     },
 )
-async def forward_batch(
-    body: ForwardBatchRequest, request: Request, model: CurrentModel, timeout_s: Timeout
-) -> Response:
+async def forward_batch(body: ForwardBatchRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue many texts. With `Accept: application/x-ndjson` a row is sent when it and those before are done."""
-    answers = _answers(model.engine, body, timeout_s)
+    answers = _answers(current_model(request).engine, body, timeout_s)
     if NDJSON in request.headers.get("accept", ""):
         return StreamingResponse(_lines(answers), media_type=NDJSON, headers={"Cache-Control": "no-store"})
     async with aclosing(answers):

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse
 from pydantic import ValidationError
 
 from ml_service.backend.answers import current_id
-from ml_service.backend.dependencies import CurrentModel, JsonRoute, Timeout
+from ml_service.backend.dependencies import JsonRoute, Timeout, current_model
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
@@ -30,21 +30,24 @@ _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 
 
 @router.get("/models")
-async def models(model: CurrentModel) -> dict[str, Any]:
+async def models(request: Request) -> dict[str, Any]:
     """The names under which a model answers."""
+    model = current_model(request)
     return {"object": "list", "data": [_card(model, name) for name in _names(model)]}
 
 
 @router.get("/models/{name:path}")
-async def one_model(name: str, model: CurrentModel) -> dict[str, Any]:
+async def one_model(name: str, request: Request) -> dict[str, Any]:
     """A model by one of its names."""
+    model = current_model(request)
     _check_name(model, name)
     return _card(model, name)
 
 
 @posts.post("/completions", response_model=None, responses=_STREAM)
-async def completions(body: CompletionRequest, model: CurrentModel, timeout_s: Timeout) -> Response:
+async def completions(body: CompletionRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue prompts: texts or token ids. `max_tokens` 0 with `echo` and `logprobs` scores them."""
+    model = current_model(request)
     _check_name(model, body.model)
     prompts = await _prompts(model.engine, body)
     try:
@@ -57,8 +60,9 @@ async def completions(body: CompletionRequest, model: CurrentModel, timeout_s: T
 
 
 @posts.post("/chat/completions", response_model=None, responses=_STREAM)
-async def chat(body: ChatRequest, model: CurrentModel, timeout_s: Timeout) -> Response:
+async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
+    model = current_model(request)
     _check_name(model, body.model)
     text = model.chat.render([Message(message.role, message.text) for message in body.messages])
     prompt = await model.engine.encode(text, knows_special=model.chat.knows_special)
