@@ -74,6 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     concurrencies = [int(number) for number in arguments.concurrency.split(",")]
     os.environ["ML_SERVICE_SLOTS"] = str(max(concurrencies))  # of the engine here and of the server alike
+    os.environ["ML_SERVICE_PREFIX_CACHE_MIB"] = "0"  # the routes ask the same: who comes later would read nothing
     bundle = arguments.bundle.resolve()
     with opened_engine(bundle, Settings()) as engine, running_server(bundle) as server:
         server.post_first({"text": "def", "max_new_tokens": 1})
