@@ -49,7 +49,8 @@ def choose_arithmetic(
     can_round = library is not None and fits_cache(architecture.head_size)
     if wish == "int8" and not can_round:
         reason = (
-            "the compiled operators, which need a compiler at installation and a processor with AVX512-VNNI"
+            "the compiled operators: a compiler at installation, a processor with AVX512-VNNI, "
+            "ML_SERVICE_RUNTIME=onnx and ML_SERVICE_COMPILED_OPERATORS=true"
             if library is None
             else f"heads whose size is a multiple of 16 and at most 256; these have {architecture.head_size}"
         )
