@@ -24,11 +24,13 @@ PIECES = Detokenizer(train_byte_level_bpe(["a b c"], 300))
 class Request:
     """A sequence and its events."""
 
-    def __init__(self, prompt: list[int], **parameters: int) -> None:
+    def __init__(self, prompt: list[int], *, streams: bool = True, **parameters: int) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         chosen = GenerationParameters(**({"max_new_tokens": 5} | parameters))  # type: ignore[arg-type]
         text, context = TextStream(PIECES.pieces()), SMALL.context_length
-        self.sequence = Sequence("x", prompt, chosen, Sampler(chosen, 0), text, self.events.put, (0,), context)
+        self.sequence = Sequence(
+            "x", prompt, chosen, Sampler(chosen, 0), text, self.events.put, (0,), context, streams=streams
+        )
 
     def end(self) -> Finished | Failed:
         while isinstance(event := self.events.get(timeout=10), Delta):
@@ -68,6 +70,23 @@ def test_a_sequence_gets_its_tokens_and_its_end(loop: DecodeLoop, telemetry: Tel
     assert request.sequence.generated_ids == [30, 31, 32, 33, 34]
     assert (end.reason, end.usage.prompt_tokens, end.usage.completion_tokens) == ("length", 20, 5)
     assert finished(telemetry, "length") == 1
+
+
+def test_a_stream_hears_its_first_token_at_once_and_a_whole_answer_comes_in_one_piece(loop: DecodeLoop) -> None:
+    stream, whole = Request([10, 11], max_new_tokens=40), Request([10, 11], max_new_tokens=40, streams=False)
+    for request in (stream, whole):
+        loop.submit(request.sequence)
+    first = stream.events.get(timeout=10)
+    assert isinstance(first, Delta)
+    assert [choice.token_id for choice in first.choices] == [12]
+    told = list(first.choices)
+    while isinstance(event := stream.events.get(timeout=10), Delta):
+        told += event.choices
+    assert [choice.token_id for choice in told] == list(range(12, 52)), "nothing is left untold at the end"
+    only, end = whole.events.get(timeout=10), whole.events.get(timeout=10)
+    assert isinstance(only, Delta)
+    assert isinstance(end, Finished)
+    assert only.choices == tuple(told)
 
 
 def test_the_end_of_text_stops_and_the_context_bounds(loop: DecodeLoop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def silu(x: Array) -> Array:
 @given(
     rows=st.integers(1, 40), inputs=st.integers(1, 200), outputs=st.integers(1, 150), seed=st.integers(0, 9),
     norm=st.booleans(), bias=st.booleans(), end=st.sampled_from(["", "residual", "gated"]), zero_row=st.booleans(),
+    announces=st.booleans(),
 )  # fmt: skip
 def test_a_row_product_is_what_numpy_makes_of_the_same_codes(
-    rows: int, inputs: int, outputs: int, seed: int, norm: bool, bias: bool, end: str, zero_row: bool
+    rows: int, inputs: int, outputs: int, seed: int, norm: bool, bias: bool, end: str, zero_row: bool, announces: bool
 ) -> None:
     random = np.random.default_rng(seed)
     columns = 2 * outputs if end == "gated" else outputs
@@ -96,9 +98,11 @@ def test_a_row_product_is_what_numpy_makes_of_the_same_codes(
         codes, scales = codes[:, order] * (order >= 0).astype(np.int8), scales[order]
         biases = None if biases is None else biases[order]
     packed = pack_columns(codes, scales, biases)
+    following = pack_columns(codes[:, ::2], scales[::2]).codes if announces else None
     ours = run_alone(
-        "RowProduct", [x, *packed, weight, residual], width=outputs, gated=int(end == "gated"), epsilon=1e-5, threads=2
-    )
+        "RowProduct", [x, *packed, weight, residual, following],
+        width=outputs, gated=int(end == "gated"), epsilon=1e-5, threads=2,
+    )  # fmt: skip
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
 
 
@@ -185,6 +189,10 @@ def test_a_llama_like_layer_becomes_five_nodes(bundle: Path) -> None:
     assert ours.count("CachedAttention") == architecture.layers
     assert ours.count("RowProduct") == 4 * architecture.layers + 1
     assert len(fused.node) < len(model.graph.node) / 2
+    products = [node for node in fused.node if node.op_type == "RowProduct"]
+    for node, following in itertools.pairwise(products):
+        assert node.input[7] == following.input[1], "each asks for the next one's matrix"
+    assert len(products[-1].input) == 7
 
 
 def test_what_cannot_be_had_is_refused_in_words(bundle: Path) -> None:

@@ -61,7 +61,8 @@ class FusedGraph:
         self.arrays: dict[str, Array] = {}
         """What the initializers without data in the graph stand for."""
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._producers = {name: node for node in model.graph.node for name in node.output if name}
+        nodes = [node for node in model.graph.node if not self._fold(node)]
+        self._producers = {name: node for node in nodes for name in node.output if name}
         self._nodes: list[onnx.NodeProto] = []
         self._made: set[str] = set()
         for node in model.graph.node:  # in their order, so that no recursion goes deeper than a layer
@@ -73,6 +74,14 @@ class FusedGraph:
                 self._make(value.name)
         self._announce_products()
         self.model = self._assembled(model)
+
+    def _fold(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a sum of constants, which then is one: our operators ask for a norm's weight once."""
+        if node.op_type != "Add" or not self._constants.keys() >= set(node.input):
+            return False
+        total = self._array(node.input[0]) + self._array(node.input[1])
+        self._constants[node.output[0]] = numpy_helper.from_array(total, node.output[0])
+        return True
 
     def _make(self, name: str) -> str:
         """See that a value is there, by the widest of our operators that ends in it."""
@@ -130,6 +139,7 @@ class FusedGraph:
         if codes_KN is None:
             return False
         norm = self._norm_before(quantized.input[0])
+        assert not norm.weight or norm.weight in self._constants, "the operator asks for it once: this is a bug"
         packed = self._store_product(output, codes_KN, node.input[3], bias, is_gated)
         inputs = [self._make(norm.source), *packed, self._make(norm.weight), self._make(residual)]
         width = codes_KN.shape[1] // (2 if is_gated else 1)
@@ -171,6 +181,7 @@ class FusedGraph:
         grouped = self._producer(reshape.input[0], "GroupQueryAttention") if reshape else None
         if grouped is None or not self._fuse_attention:
             return False
+        assert self._constants.keys() >= set(grouped.input[7:9]), "the operator asks for its tables once: this is a bug"
         flat = []
         for value in grouped.input[:3]:
             gather = self._producer(value, "Gather") if value else None
