@@ -16,7 +16,7 @@ from ml_service.inference.engine import Engine
 from ml_service.inference.live import open_live_model
 from ml_service.utils.telemetry import Telemetry
 
-WARM_TOKENS = 20
+WARM_PIECES = 20
 
 
 async def measure(engine: Engine, running: int, prompt_tokens: int) -> tuple[list[float], list[float], float]:
@@ -29,12 +29,14 @@ async def measure(engine: Engine, running: int, prompt_tokens: int) -> tuple[lis
     forever = GenerationParameters(max_new_tokens=100_000, ignore_eos=True)
 
     async def client(number: int) -> None:
-        before, seen = 0.0, 0
-        async for _ in engine.stream([source.randrange(vocabulary) for _ in range(32)], forever, str(number)):
-            now = time.perf_counter()
-            if seen > WARM_TOKENS:
-                gaps.append(now - before)
-            before, seen = now, seen + 1
+        seen = 0
+        while True:  # an answer that reaches the end of the context is followed by another
+            before: float | None = None
+            async for _ in engine.stream([source.randrange(vocabulary) for _ in range(32)], forever, str(number)):
+                now, seen = time.perf_counter(), seen + 1
+                if before is not None and seen > WARM_PIECES:
+                    gaps.append(now - before)
+                before = now
 
     prompt = [source.randrange(vocabulary) for _ in range(prompt_tokens)]
     clients = [asyncio.create_task(client(number)) for number in range(running)]
