@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+import threading
+from collections.abc import Sequence as Many
 from pathlib import Path
 
 import pytest
 
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import TOKENIZER_FILE
-from ml_service.common.errors import BadRequest, Overloaded
+from ml_service.common.errors import BadRequest, ModelFailure, Overloaded
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.constraint import Grammars
-from ml_service.inference.engine import Engine
+from ml_service.inference.engine import Completion, Engine, Work
 from ml_service.inference.live import open_live_model, open_session
 from ml_service.inference.sampler import Sampler
-from ml_service.inference.session import prefill
+from ml_service.inference.session import Logits, Row, prefill
 from ml_service.utils.telemetry import Telemetry
 
 REQUESTS = 24
@@ -131,6 +134,38 @@ def test_one_who_closes_the_stream_frees_the_place(bundle: Path) -> None:
 
     asyncio.run(leave())
     engine.stop()
+
+
+def test_a_late_reader_of_a_stream_that_failed_gets_what_came_before(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(bundle)
+    session, failing, runs = engine._loop._session, threading.Event(), itertools.count()
+    run = session.run
+
+    def fail_later(rows: Many[Row]) -> Logits:
+        if next(runs) < 3:
+            return run(rows)
+        failing.set()
+        raise ModelFailure("the runtime refused the input")
+
+    monkeypatch.setattr(session, "run", fail_later)
+
+    async def read_late() -> None:
+        ids = await engine.encode("def value")
+        stream = engine.stream_all(Work([ids], GenerationParameters(max_new_tokens=30, ignore_eos=True), "x"))
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        assert failing.wait(10), "the engine never came to the fourth step"  # meanwhile this event loop stands still
+        engine.stop()
+        told = Completion()
+        for _, event in await first:
+            told.add(event)
+        assert len(told.choices) == 3
+        with pytest.raises(ModelFailure):
+            await anext(stream)
+
+    asyncio.run(read_late())
 
 
 def test_both_runtimes_answer_alike(bundle_fp32: Path) -> None:

@@ -197,9 +197,8 @@ class Engine:
         """Generate: for each answer its echo where asked for, its deltas, then one `Finished`, under its index.
 
         What has come in the meantime comes together, so that a slow reader costs less; all of it at the end where it
-        does not stream. Closing the iterator stops the
-        work within one step. Raises Overloaded at once where there are not places for all, and what the model raised
-        where it failed: then all of them end.
+        does not stream. Closing the iterator stops the work within one step. Raises Overloaded at once where there are
+        not places for all, and what the model raised where it failed, behind what had come before: then all of them end.
         """
         mailbox: Mailbox[tuple[int, Event]] = Mailbox(self._doorbells.of_running_loop())
         sequences = await self._sequences(work, mailbox, streams)
@@ -208,14 +207,19 @@ class Engine:
         try:
             while open_ones:
                 batch: list[Told] = []
+                failure: Exception | None = None
                 for index, event in await mailbox.get_all():
                     if isinstance(event, Failed):
                         open_ones.discard(index)
-                        raise event.error
+                        failure = event.error
+                        break
                     if isinstance(event, Finished):
                         open_ones.discard(index)
                     batch.append((index, event))
-                yield batch
+                if batch:  # also what came before a failure that came with it
+                    yield batch
+                if failure is not None:
+                    raise failure
         finally:
             for index in open_ones:
                 self._loop.cancel(sequences[index])
