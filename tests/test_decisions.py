@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ml_service.common.errors import BadRequest, Overloaded, Unavailable
 from ml_service.inference.admission import Admission
 from ml_service.inference.lookup import PromptLookup
-from ml_service.inference.pace import FRAME_S, UNNOTICED_S, Frames, Pace
+from ml_service.inference.pace import FRAME_S, LONGEST_FRAME_S, UNNOTICED_S, Frames, Pace, frame_s
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.utils.telemetry import Telemetry
 
@@ -76,17 +76,26 @@ def test_a_piece_of_a_prompt_takes_what_is_fair_to_the_others(base_s: float, tok
         assert own in (8, 256) or seconds(own) == pytest.approx(max(1.5 * seconds(decoding), UNNOTICED_S), rel=0.25)
 
 
-@given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=60))
-def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_takes_longer(steps: list[float]) -> None:
+@given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=60), st.integers(0, 300))
+def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_takes_longer(
+    steps: list[float], streams: int
+) -> None:
     frames, now, told = Frames(), 0.0, -math.inf
     for before, step in zip([0.0, *steps], steps, strict=False):
         now += step
-        if frames.is_due(now):
-            assert told < 0 or now - told + step > FRAME_S, "too early: there was time for one more step"
+        if frames.is_due(now, streams):
+            assert told < 0 or now - told + step > frame_s(streams), "too early: there was time for one more step"
             told = now
         else:
-            assert now - told <= max(FRAME_S, before + step)
+            assert now - told <= max(frame_s(streams), before + step)
     assert told > 0, "the first step is told at once"
+
+
+def test_many_streams_are_told_less_often_but_never_seldom() -> None:
+    frames_s = [frame_s(streams) for streams in range(1, 1000)]
+    assert frames_s == sorted(frames_s)
+    assert (frames_s[0], frames_s[15], frames_s[-1]) == (FRAME_S, FRAME_S, LONGEST_FRAME_S)
+    assert frame_s(32) == pytest.approx(0.032)
 
 
 def test_steps_that_were_all_equally_long_are_no_reason_to_divide_by_nothing() -> None:

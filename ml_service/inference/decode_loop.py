@@ -205,10 +205,10 @@ class DecodeLoop:
             else:
                 part.sequence.cached += 1
                 self._advance(part.sequence, own_TV, bests, part.guess, now)
-        if self._frames.is_due(now):
-            for sequence in self._scheduler.decoding:
-                if sequence.streams:
-                    sequence.tell()
+        streams = [sequence for sequence in self._scheduler.decoding if sequence.streams]
+        if self._frames.is_due(now, len(streams)):
+            for sequence in streams:
+                sequence.tell()
         self._count_tokens()
 
     def _have_read(self, part: Part, logits_TV: Logits, bests: list[int | None], now: float) -> None:

@@ -13,6 +13,10 @@ _TURN_RATIO = 1.5
 _SHORTEST_CHUNK = 8
 FRAME_S = 1 / 60
 """Of a display. Tokens that one shows in the same frame are told together, for a wake-up costs more than a token."""
+_TELLING_S = 1e-3
+"""Each stream's share of a frame where there are many: telling one of its tokens costs the event loop and its client
+a tenth of that, and all of them together never more of the machine than that."""
+LONGEST_FRAME_S = 0.1
 UNNOTICED_S = FRAME_S / 4
 """A step as short as this is fair whatever it holds."""
 
@@ -62,16 +66,21 @@ class Pace:
         return (max(base, 0.0), slope) if slope > 0 else None
 
 
+def frame_s(streams: int) -> float:
+    """How long tokens may wait to be told together, in seconds: longer where many streams want to be told."""
+    return min(max(FRAME_S, streams * _TELLING_S), LONGEST_FRAME_S)
+
+
 class Frames:
-    """When those who wait are told of their tokens: once a frame, or after each step where that takes longer."""
+    """When streams are told of their tokens: once a frame, or after each step where that takes longer."""
 
     def __init__(self) -> None:
         self._stepped_at = self._told_at = -math.inf
 
-    def is_due(self, now: float) -> bool:
+    def is_due(self, now: float, streams: int) -> bool:
         """After each step, at `now` seconds: whether to tell, since the next step would end too late for that."""
         step_s, self._stepped_at = now - self._stepped_at, now
-        if now + step_s <= self._told_at + FRAME_S:
+        if now + step_s <= self._told_at + frame_s(streams):
             return False
         self._told_at = now
         return True
