@@ -198,7 +198,7 @@ class Engine:
 
         What has come in the meantime comes together, so that a slow reader costs less; all of it at the end where it
         does not stream. Closing the iterator stops the work within one step. Raises Overloaded at once where there are
-        not places for all, and what the model raised where it failed, behind what had come before: then all of them end.
+        not places for all; what the model raised where it failed, behind what had come before: then all of them end.
         """
         mailbox: Mailbox[tuple[int, Event]] = Mailbox(self._doorbells.of_running_loop())
         sequences = await self._sequences(work, mailbox, streams)
