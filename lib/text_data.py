@@ -1,14 +1,15 @@
-"""Text documents from files: read, refuse in words, normalise, split by content."""
+"""Text documents from files: read, cut where too long, refuse in words, normalise, split by content."""
 
 from __future__ import annotations
 
 import csv
 import json
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from lib.files import sha256_of_text
 
@@ -16,6 +17,8 @@ PLAIN_SUFFIXES = frozenset({".txt", ".md", ".py", ".rst", ".pyi", ".toml", ".cfg
 ROW_SUFFIXES = frozenset({".jsonl", ".csv", ".parquet"})
 TEXT_COLUMN = "text"
 MAX_DOCUMENT_BYTES = 1_000_000
+MAX_ROW_BYTES = 64 << 20
+"""A row that is longer is taken for a broken file: the memory that reading takes must have a bound."""
 _SPLIT_BUCKETS = 10_000
 
 
@@ -26,6 +29,8 @@ class SourceFile:
     path: Path
     name: str
     source: str
+    split: str | None = None
+    """`train` or `validation` where that is decided; else each document's content decides."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Document:
     name: str
     text: str
     content_hash: str
+    chosen_split: str | None = None
+    """Where its file decided it."""
 
     @property
     def size_bytes(self) -> int:
@@ -55,21 +62,18 @@ class Rejected:
 def read_documents(
     files: Iterable[SourceFile], max_document_bytes: int = MAX_DOCUMENT_BYTES
 ) -> Iterator[Document | Rejected]:
-    """Read each file in order; what cannot be used is named with its reason and never raises."""
+    """Read each file in order; what cannot be used is named with its reason and never raises.
+
+    A text over the limit becomes several documents, cut between paragraphs, else lines, else words, so that memory
+    is flat in the size of a file.
+    """
     for file in files:
-        suffix = file.path.suffix.lower()
         try:
-            if suffix in ROW_SUFFIXES:
-                for number, row in enumerate(_rows(file.path), start=1):
-                    name = f"{file.name}:{number}"
-                    if isinstance(row, Exception):
-                        yield Rejected(file.source, name, f"malformed: {str(row)[:120]}")
-                    else:
-                        yield _document_of(row, file.source, name, max_document_bytes)
-            elif file.path.stat().st_size > max_document_bytes:
-                yield Rejected(file.source, file.name, "over-long")
+            if file.path.suffix.lower() in ROW_SUFFIXES:
+                yield from _documents_of_rows(file, max_document_bytes)
             else:
-                yield _document_of(file.path.read_bytes(), file.source, file.name, max_document_bytes)
+                with file.path.open("rb") as stream:
+                    yield from _documents_of(stream, file, file.name, max_document_bytes)
         except OSError as error:
             yield Rejected(file.source, file.name, f"unreadable: {error.strerror or 'not a readable file'}")
         except (ValueError, RecursionError, csv.Error) as error:
@@ -88,26 +92,64 @@ def split_of(hash_hex: str, validation_share: float) -> str:
     return "validation" if bucket < validation_share * _SPLIT_BUCKETS else "train"
 
 
-def _document_of(raw: bytes | str | None, source: str, name: str, max_document_bytes: int) -> Document | Rejected:
-    if not isinstance(raw, bytes | str):
-        return Rejected(source, name, f"no text in column {TEXT_COLUMN!r}")
-    if isinstance(raw, bytes):
-        if b"\0" in raw:
-            return Rejected(source, name, "binary")
+def _documents_of_rows(file: SourceFile, max_document_bytes: int) -> Iterator[Document | Rejected]:
+    for number, row in enumerate(_rows(file.path), start=1):
+        name = f"{file.name}:{number}"
+        if isinstance(row, Exception):
+            yield Rejected(file.source, name, f"malformed: {str(row)[:120]}")
+        elif row is None:
+            yield Rejected(file.source, name, f"no text in column {TEXT_COLUMN!r}")
+        else:
+            try:
+                raw = row.encode("utf-8")
+            except UnicodeEncodeError:  # half a surrogate pair
+                yield Rejected(file.source, name, "undecodable as UTF-8")
+                continue
+            yield from _documents_of(BytesIO(raw), file, name, max_document_bytes)
+
+
+def _documents_of(
+    stream: BinaryIO, file: SourceFile, name: str, max_document_bytes: int
+) -> Iterator[Document | Rejected]:
+    """One document, or one of each piece; an undecodable piece fails alone."""
+    for number, piece in enumerate(_pieces(stream, max_document_bytes), start=1):
+        own_name = name if number == 1 else f"{name}#{number}"
+        if b"\0" in piece:
+            yield Rejected(file.source, own_name, "binary")
+            return
         try:
-            raw = raw.decode("utf-8-sig")
+            text = piece.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
-            return Rejected(source, name, "undecodable as UTF-8")
-    text = raw.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
-        return Rejected(source, name, "empty")
-    try:
-        size_bytes = len(text.encode("utf-8"))
-    except UnicodeEncodeError:
-        return Rejected(source, name, "undecodable as UTF-8")
-    if size_bytes > max_document_bytes:
-        return Rejected(source, name, "over-long")
-    return Document(source, name, text, content_hash(text))
+            yield Rejected(file.source, own_name, "undecodable as UTF-8")
+            continue
+        if text.strip():
+            yield Document(file.source, own_name, text, content_hash(text), file.split)
+        elif number == 1:
+            yield Rejected(file.source, own_name, "empty")
+
+
+def _pieces(stream: BinaryIO, limit_bytes: int) -> Iterator[bytes]:
+    """At most `limit_bytes` each; together they are the whole, byte by byte."""
+    rest = b""
+    while True:
+        rest += stream.read(limit_bytes + 1 - len(rest))
+        if len(rest) <= limit_bytes:
+            yield rest
+            return
+        end = _place_to_cut(rest, limit_bytes)
+        yield rest[:end]
+        rest = rest[end:]
+
+
+def _place_to_cut(raw: bytes, limit_bytes: int) -> int:
+    for border in (b"\n\n", b"\n", b" "):
+        found = raw.rfind(border, limit_bytes // 2, limit_bytes)
+        if found > 0:
+            return found + len(border)
+    end = limit_bytes
+    while end > limit_bytes - 4 and raw[end] & 0xC0 == 0x80:  # never inside of a character
+        end -= 1
+    return end
 
 
 def _rows(path: Path) -> Iterator[str | Exception | None]:
@@ -115,10 +157,11 @@ def _rows(path: Path) -> Iterator[str | Exception | None]:
     if suffix == ".jsonl":
         yield from _jsonl_rows(path)
     elif suffix == ".csv":
-        csv.field_size_limit(sys.maxsize)
+        csv.field_size_limit(MAX_ROW_BYTES)
         with path.open(newline="", encoding="utf-8-sig") as lines:
             for row in csv.DictReader(lines):
-                yield row.get(TEXT_COLUMN)
+                text = row.get(TEXT_COLUMN)
+                yield text if isinstance(text, str) else None
     else:
         yield from _parquet_rows(path)
 
@@ -126,7 +169,9 @@ def _rows(path: Path) -> Iterator[str | Exception | None]:
 def _jsonl_rows(path: Path) -> Iterator[str | Exception | None]:
     """Each row on its own: one that cannot be read is an exception, and the next ones go on."""
     with path.open("rb") as lines:
-        for line in lines:
+        while line := lines.readline(MAX_ROW_BYTES):
+            if len(line) == MAX_ROW_BYTES:
+                raise ValueError(f"a line is longer than {MAX_ROW_BYTES >> 20} MiB")
             if not line.strip():
                 continue
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +26,6 @@ def test_unusable_files_are_named_with_a_reason_and_never_raise(tmp_path: Path) 
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "binary.txt").write_bytes(b"a\0b")
     (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
-    (tmp_path / "long.txt").write_text("x" * 101)
     (tmp_path / "broken.jsonl").write_text('{"text": ')
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
     items = read(tmp_path, max_document_bytes=100)
@@ -33,11 +34,40 @@ def test_unusable_files_are_named_with_a_reason_and_never_raise(tmp_path: Path) 
         "empty.txt": "empty",
         "binary.txt": "binary",
         "latin.txt": "undecodable as UTF-8",
-        "long.txt": "over-long",
         "broken.jsonl:1": "malformed",
         "broken.parquet": "malformed",
     }
     assert isinstance(items["good.py"], Document)
+
+
+@given(st.text(st.sampled_from("ab é日🙂\n"), max_size=300), st.integers(8, 40))
+def test_a_long_text_is_cut_and_nothing_of_it_is_lost(text: str, limit: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "a.txt").write_text(text, newline="")
+        (Path(name) / "b.jsonl").write_text(json.dumps(text))
+        items = read(Path(name), max_document_bytes=limit)
+    for file in ("a.txt", "b.jsonl:1"):
+        pieces = [item for item in items.values() if isinstance(item, Document) and item.name.startswith(file)]
+        assert all(piece.size_bytes <= limit for piece in pieces)
+        assert "".join(piece.text for piece in pieces).split() == text.split()
+
+
+def test_a_cut_is_made_between_paragraphs_before_lines_before_words(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two\n\nthree four\nfive")
+    for limit, first in ((12, "one two\n\n"), (22, "one two\n\nthree four\n"), (8, "one two\n"), (6, "one ")):
+        assert read(tmp_path, max_document_bytes=limit)["a.txt"].text == first  # type: ignore[union-attr]
+
+
+def test_a_file_of_rows_without_line_ends_is_refused_rather_than_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.text_data.MAX_ROW_BYTES", 50)
+    (tmp_path / "a.jsonl").write_text('"one"\n' + '"' + "x" * 60 + '"')
+    (tmp_path / "b.csv").write_text('text\none\n"' + "x" * 60)
+    items = read(tmp_path)
+    assert {name for name, item in items.items() if isinstance(item, Document)} == {"a.jsonl:1", "b.csv:1"}
+    assert "longer than" in items["a.jsonl"].reason  # type: ignore[union-attr]
+    assert "malformed" in items["b.csv"].reason  # type: ignore[union-attr]
 
 
 def test_rows_become_documents_with_their_numbers(tmp_path: Path) -> None:
