@@ -32,6 +32,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([*hidden, *rest], {"lr": learning_rate})
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
 
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Muon, and AdamW."""
+        return self._muon, self._adamw
+
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of both."""
         loss = closure() if closure is not None else None
@@ -48,6 +53,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._muon.load_state_dict(state_dict["muon"])
         self._adamw.load_state_dict(state_dict["adamw"])
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+
+
+def parts_of(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
+    """The plain optimizers that one is made of, also where accelerate has wrapped it."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return inner.parts if isinstance(inner, MuonWithAdamW) else (inner,)
 
 
 def _split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -19,17 +19,24 @@ BLOCK = 4096
 class PackedWindows(Dataset[Sample]):
     """Training windows without end: the i-th one is always the same, so that a run resumes exactly where it stopped.
 
-    Each pass over a source takes its windows in a new order and from a new offset. Windows cross document borders.
+    Each pass over a source takes its windows in a new order and from a new offset. Windows cross document borders;
+    their `position_ids` begin anew behind each `end_id`, which keeps attention within the documents.
     """
 
     def __init__(
-        self, parts: Sequence[PackedTokens], shares: Mapping[str, float] | None, window: int, length: int, seed: int
+        self,
+        parts: Sequence[PackedTokens],
+        shares: Mapping[str, float] | None,
+        window: int,
+        length: int,
+        seed: int,
+        end_id: int,
     ) -> None:
         """`shares` maps each source to its share of the windows; None takes them in proportion to their tokens.
 
         Raises ValueError where a share names no source, or a source is shorter than two windows.
         """
-        self._window, self._seed = window, seed
+        self._window, self._seed, self._end_id = window, seed, end_id
         self._parts = _with_shares(parts, shares)
         for part, _ in self._parts:
             if len(part.tokens) < 2 * window + 1:
@@ -49,7 +56,7 @@ class PackedWindows(Dataset[Sample]):
         tokens = self._parts[source][0].tokens
         windows = (len(tokens) - 1) // self._window - 1
         offset, order = self._order(source, rank // windows, windows)
-        return _sample(tokens, offset + int(order[rank % windows]) * self._window, self._window)
+        return _sample(tokens, offset + int(order[rank % windows]) * self._window, self._window, self._end_id)
 
     def _draw(self, index: int) -> tuple[int, int]:
         """(source, how many windows of it came before): each block has every source's quota, shuffled."""
@@ -75,9 +82,9 @@ class PackedWindows(Dataset[Sample]):
 class FixedWindows(Dataset[Sample]):
     """Consecutive windows from the beginning of one source, at most `max_tokens` of it: for validation."""
 
-    def __init__(self, part: PackedTokens, window: int, max_tokens: int) -> None:
+    def __init__(self, part: PackedTokens, window: int, max_tokens: int, end_id: int) -> None:
         """Raises ValueError where there is not one whole window."""
-        self._tokens, self._window = part.tokens, window
+        self._tokens, self._window, self._end_id = part.tokens, window, end_id
         self._count = min(len(part.tokens) - 1, max_tokens) // window
         if self._count < 1:
             raise ValueError(f"validation source {part.source!r} has {len(part.tokens)} tokens, less than {window} + 1")
@@ -86,12 +93,22 @@ class FixedWindows(Dataset[Sample]):
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        return _sample(self._tokens, index * self._window, self._window)
+        return _sample(self._tokens, index * self._window, self._window, self._end_id)
 
 
-def _sample(tokens: npt.NDArray[np.unsignedinteger], start: int, window: int) -> Sample:
-    piece = torch.from_numpy(tokens[start : start + window + 1].astype(np.int64))
-    return {"input_ids": piece[:-1], "labels": piece[1:]}
+def document_positions(ids_T: npt.NDArray[np.int64], end_id: int) -> npt.NDArray[np.int64]:
+    """The place of each token in its document, from 0; what precedes the first `end_id` counts as one document."""
+    places = np.arange(len(ids_T))
+    begins = np.zeros(len(ids_T), np.int64)
+    begins[1:] = np.where(ids_T[:-1] == end_id, places[1:], 0)
+    return places - np.maximum.accumulate(begins)
+
+
+def _sample(tokens: npt.NDArray[np.unsignedinteger], start: int, window: int, end_id: int) -> Sample:
+    piece = tokens[start : start + window + 1].astype(np.int64)
+    positions = document_positions(piece[:-1], end_id)
+    ids = torch.from_numpy(piece)
+    return {"input_ids": ids[:-1], "next_tokens": ids[1:], "position_ids": torch.from_numpy(positions)}
 
 
 def _with_shares(parts: Sequence[PackedTokens], shares: Mapping[str, float] | None) -> list[tuple[PackedTokens, float]]:

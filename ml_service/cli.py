@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from lib.interruption import TrainingStopped
 from ml_service.cli_bench import bench
+from ml_service.cli_stage import stage
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
@@ -27,6 +29,7 @@ bundle_app = typer.Typer(help="Look into a bundle, or let it prove itself.", no_
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(bundle_app, name="bundle")
 app.command()(bench)
+app.command()(stage)
 
 Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]
 Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
@@ -36,6 +39,9 @@ def main() -> None:
     """Run a verb; an error of the domain is one clear line and exit code 1, a bug is a trace."""
     try:
         app()
+    except TrainingStopped as stopped:
+        typer.echo(f"ml-service: {stopped}", err=True)
+        raise SystemExit(stopped.exit_code) from None
     except (ServiceError, OSError, ValueError) as error:
         message = _in_words(error) if isinstance(error, ValidationError) else str(error)
         typer.echo(f"ml-service: {message}", err=True)
@@ -49,6 +55,10 @@ def corpus_build(
     packages: Annotated[bool, typer.Option(help="Also the source of the packages that the lock file pins.")] = False,
     folder: Annotated[
         list[Path] | None, typer.Option(help="A folder or file of .txt .md .py .jsonl .csv .parquet; repeatable.")
+    ] = None,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder or file to validate with; then all the rest is for training. Repeatable."),
     ] = None,
     hub: Annotated[
         list[str] | None, typer.Option(help="A data set on the Hugging Face hub, NAME or NAME:CONFIG; repeatable.")
@@ -65,7 +75,7 @@ def corpus_build(
     """
     from ml_service.pipeline.stages import Sources, extract_data
 
-    sources = Sources(stdlib, packages, tuple(folder or ()), tuple(hub or ()))
+    sources = Sources(stdlib, packages, tuple(folder or ()), tuple(hub or ()), tuple(held_out or ()))
     extract_data(sources, output, vocabulary_size, validation_share, tokenizer)
     corpus_show(output)
 
@@ -114,8 +124,8 @@ def train(
     if mixture:
         given["mixture"] = {key: float(value) for key, value in map(_pair, mixture)}
     given |= {key: _value(text) for key, text in map(_pair, set_ or [])}
-    plan = TrainingPlan(**({"experiment": experiment or run.name, "preset": preset} | given))
-    typer.echo(f"trained: {train_model(plan, data, run)}")
+    plan = TrainingPlan(data=data, run=run, **({"experiment": experiment or run.name, "preset": preset} | given))
+    typer.echo(f"trained: {train_model(plan)}")
 
 
 @app.command()

@@ -17,9 +17,10 @@ for name in [name for name in os.environ if name.startswith("ML_SERVICE_")]:
     del os.environ[name]  # a developer's own settings must not reach the tests
 
 from lib.corpora import folder  # noqa: E402
-from lib.token_shards import BuildOptions, DatasetManifest, build_dataset  # noqa: E402
+from lib.dataset_builder import BuildOptions, build_dataset  # noqa: E402
+from lib.token_shards import DatasetManifest  # noqa: E402
 from ml_service.backend.app import create_app  # noqa: E402
-from ml_service.common.settings import PROJECT, Settings  # noqa: E402
+from ml_service.common.settings import Settings  # noqa: E402
 
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("noisy", deadline=None)
@@ -73,15 +74,15 @@ def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ml_service.training.workflow import build_training_artifacts, train
 
     directory = tmp_path_factory.mktemp("runs") / "small"
-    train(build_training_artifacts(small_plan(steps=40), dataset, directory, PROJECT))
+    train(build_training_artifacts(small_plan(dataset, directory, steps=40)))
     return directory
 
 
-def small_plan(**changes: object):  # type: ignore[no-untyped-def]
+def small_plan(data: Path = Path("data"), run: Path = Path("run"), **changes: object):  # type: ignore[no-untyped-def]
     from ml_service.training.plan import TrainingPlan
 
     plan = {"experiment": "small", "window": WINDOW, "batch_size": 8, "validation_tokens": 1024, "evaluations": 2}
-    return TrainingPlan(**(plan | {"checkpoints": 2, "precision": "fp32"} | changes))
+    return TrainingPlan(data=data, run=run, **(plan | {"checkpoints": 2, "precision": "fp32"} | changes))
 
 
 @pytest.fixture(scope="session")

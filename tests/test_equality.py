@@ -17,7 +17,7 @@ from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import TOKENIZER_FILE, load_architecture
 from ml_service.inference.session import OnnxSession, Row, Session
 from ml_service.inference.torch_session import TorchSession
-from ml_service.training.workflow import MODEL_DIRECTORY
+from ml_service.training.run_files import MODEL_DIRECTORY
 
 PROMPTS = 200
 NEW_TOKENS = 12

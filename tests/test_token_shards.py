@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from lib.corpora import folder
+from lib.dataset_builder import BuildOptions, build_dataset
 from lib.packed_windows import BLOCK, FixedWindows, PackedWindows
-from lib.token_shards import (
-    TOKENIZER_FILE,
-    BuildOptions,
-    PackedTokens,
-    build_dataset,
-    iterate_documents,
-    load_manifest,
-    load_tokens,
-)
+from lib.token_shards import TOKENIZER_FILE, PackedTokens, iterate_documents, load_manifest, load_tokens
 from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer, train_byte_level_bpe
 from tests.conftest import build
 
@@ -98,34 +91,36 @@ def parts(**sizes: int) -> list[PackedTokens]:
 
 
 def test_a_window_is_a_function_of_its_index_alone() -> None:
-    first = PackedWindows(parts(a=1000, b=500), {"a": 0.5, "b": 0.5}, 16, 400, seed=1)
-    again = PackedWindows(parts(a=1000, b=500), {"a": 0.5, "b": 0.5}, 16, 400, seed=1)
+    first = PackedWindows(parts(a=1000, b=500), {"a": 0.5, "b": 0.5}, 16, 400, seed=1, end_id=0)
+    again = PackedWindows(parts(a=1000, b=500), {"a": 0.5, "b": 0.5}, 16, 400, seed=1, end_id=0)
     order = np.random.default_rng(0).permutation(400)
     expected = [first[i]["input_ids"].tolist() for i in range(400)]
     assert [again[int(i)]["input_ids"].tolist() for i in order] == [expected[i] for i in order]
 
 
 def test_one_pass_over_a_source_takes_each_window_once_and_labels_are_the_next_tokens() -> None:
-    windows = PackedWindows(parts(a=1601), None, 16, 99, seed=3)
+    windows = PackedWindows(parts(a=1601), None, 16, 99, seed=3, end_id=0)
     starts = [int(windows[i]["input_ids"][0]) for i in range(99)]
     assert len(set(starts)) == 99
     for i in range(99):
         sample = windows[i]
-        assert (sample["labels"] == sample["input_ids"] + 1).all()
+        assert (sample["next_tokens"] == sample["input_ids"] + 1).all()
 
 
 def test_sources_come_in_their_shares_and_unknown_ones_are_refused() -> None:
-    windows = PackedWindows(parts(a=60000, b=200), {"b": 0.75, "a": 0.25}, 16, 2000, seed=0)
+    windows = PackedWindows(parts(a=60000, b=200), {"b": 0.75, "a": 0.25}, 16, 2000, seed=0, end_id=0)
     share = np.mean([int(windows[i]["input_ids"].max()) < 200 for i in range(2000)])
     assert 0.7 < share < 0.8
     with pytest.raises(ValueError, match="no source c"):
-        PackedWindows(parts(a=600), {"c": 1.0}, 16, 10, seed=0)
+        PackedWindows(parts(a=600), {"c": 1.0}, 16, 10, seed=0, end_id=0)
     with pytest.raises(ValueError, match="too few"):
-        PackedWindows(parts(a=20), None, 16, 10, seed=0)
+        PackedWindows(parts(a=20), None, 16, 10, seed=0, end_id=0)
 
 
 def test_every_block_has_the_shares_and_a_window_far_away_costs_nothing() -> None:
-    windows = PackedWindows(parts(a=60000, b=2000, c=9000), {"a": 0.7, "b": 0.1, "c": 0.2}, 16, 10**12, seed=0)
+    windows = PackedWindows(
+        parts(a=60000, b=2000, c=9000), {"a": 0.7, "b": 0.1, "c": 0.2}, 16, 10**12, seed=0, end_id=0
+    )
     drawn = [windows._draw(index) for index in range(2 * BLOCK)]
     for source, share in enumerate((0.7, 0.1, 0.2)):
         ranks = [rank for chosen, rank in drawn if chosen == source]
@@ -136,7 +131,7 @@ def test_every_block_has_the_shares_and_a_window_far_away_costs_nothing() -> Non
 
 def test_validation_windows_are_consecutive_and_bounded() -> None:
     (part,) = parts(a=100)
-    assert len(FixedWindows(part, 16, 64)) == 4
-    assert len(FixedWindows(part, 16, 10_000)) == 6
+    assert len(FixedWindows(part, 16, 64, 0)) == 4
+    assert len(FixedWindows(part, 16, 10_000, 0)) == 6
     with pytest.raises(ValueError, match="less than"):
-        FixedWindows(part, 128, 10_000)
+        FixedWindows(part, 128, 10_000, 0)

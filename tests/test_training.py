@@ -18,22 +18,16 @@ from safetensors.numpy import load_file
 from lib.budget import Budget
 from lib.learning_rate import warmup_stable_decay
 from lib.modeling import PRESETS, count_parameters, create_model
-from lib.training_loop import TrainingClock
+from lib.training_clock import TrainingClock
 from ml_service.common.errors import Conflict
 from ml_service.common.settings import PROJECT
-from ml_service.training.plan import TrainingPlan, load_plan
+from ml_service.training.plan import load_plan
 from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-from ml_service.training.workflow import (
-    MODEL_DIRECTORY,
-    RUN_FILE,
-    TENSORBOARD_DIRECTORY,
-    build_training_artifacts,
-    last_checkpoint,
-    train,
-)
+from ml_service.training.run_files import MODEL_DIRECTORY, RUN_FILE, TENSORBOARD_DIRECTORY, last_checkpoint
+from ml_service.training.workflow import build_training_artifacts, train
 from tests.conftest import small_plan
 
-MEASURED = {"seconds", "tokens_per_second"}
+MEASURED = {"seconds", "tokens_per_second", "mfu"}
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -54,10 +48,10 @@ def test_a_run_learns_and_leaves_its_files(run: Path) -> None:
     assert load_plan(run).steps == 40
 
 
-def test_a_finished_run_is_left_as_it_is(run: Path, dataset: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(run: Path) -> None:
     files = [run / MODEL_DIRECTORY / "model.safetensors", run / PROGRESS_FILE, run / RUN_FILE]
     before = [file.read_bytes() for file in files]
-    train(build_training_artifacts(load_plan(run), dataset, run, PROJECT))
+    train(build_training_artifacts(load_plan(run)))
     assert [file.read_bytes() for file in files] == before
 
 
@@ -113,18 +107,18 @@ def test_a_progress_log_forgets_what_came_after_the_checkpoint_and_half_a_line(t
 
 def test_another_plan_or_other_data_in_the_same_directory_is_refused(run: Path, dataset: Path) -> None:
     with pytest.raises(Conflict, match="another plan"):
-        build_training_artifacts(small_plan(steps=41), dataset, run, PROJECT)
+        build_training_artifacts(small_plan(dataset, run, steps=41))
 
 
 def test_a_plan_that_cannot_be_built_does_not_block_the_mended_one(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no source wrong"):
-        build_training_artifacts(small_plan(steps=1, mixture={"wrong": 1.0}), dataset, tmp_path / "run", PROJECT)
-    build_training_artifacts(small_plan(steps=1, mixture={"code": 1.0}), dataset, tmp_path / "run", PROJECT)
+        build_training_artifacts(small_plan(dataset, tmp_path / "run", steps=1, mixture={"wrong": 1.0}))
+    build_training_artifacts(small_plan(dataset, tmp_path / "run", steps=1, mixture={"code": 1.0}))
     assert load_plan(tmp_path / "run").mixture == {"code": 1.0}
 
 
 def test_a_budget_in_seconds_ends_the_run_in_time(dataset: Path, tmp_path: Path) -> None:
-    artifacts = build_training_artifacts(small_plan(seconds=1.0), dataset, tmp_path / "run", PROJECT)
+    artifacts = build_training_artifacts(small_plan(dataset, tmp_path / "run", seconds=1.0))
     train(artifacts)
     points = ProgressLog(tmp_path / "run" / PROGRESS_FILE).points()
     assert points[-1]["progress"] == 1.0
@@ -134,29 +128,25 @@ def test_a_budget_in_seconds_ends_the_run_in_time(dataset: Path, tmp_path: Path)
 def test_autocast_trains_on_this_processor_and_is_a_fact_of_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "ml_service.training.workflow._seconds_of_product", {torch.float32: 2.0, torch.bfloat16: 1.0}.get
-    )
-    plan = small_plan(steps=2, precision="auto")
-    first = build_training_artifacts(plan, dataset, tmp_path / "run", PROJECT)
+    monkeypatch.setattr("ml_service.training.workflow.bf16_gain", lambda: 2.0)
+    plan = small_plan(dataset, tmp_path / "run", steps=2, precision="auto")
+    first = build_training_artifacts(plan)
     assert first.arguments.bf16
-    monkeypatch.setattr(
-        "ml_service.training.workflow._seconds_of_product", {torch.float32: 1.0, torch.bfloat16: 1.0}.get
-    )
-    resumed = build_training_artifacts(plan, dataset, tmp_path / "run", PROJECT)
+    monkeypatch.setattr("ml_service.training.workflow.bf16_gain", lambda: 1.0)
+    resumed = build_training_artifacts(plan)
     assert resumed.arguments.bf16
     train(resumed)
     assert ProgressLog(tmp_path / "run" / PROGRESS_FILE).points()[-1]["step"] == 2
-    assert not build_training_artifacts(plan, dataset, tmp_path / "other", PROJECT).arguments.bf16
+    assert not build_training_artifacts(plan.model_copy(update={"run": tmp_path / "other"})).arguments.bf16
 
 
 def test_plans_are_checked_and_unknown_keys_are_named() -> None:
     with pytest.raises(ValidationError, match="exactly one of seconds, tokens or steps"):
-        TrainingPlan(steps=1, seconds=1)
+        small_plan(steps=1, seconds=1)
     with pytest.raises(ValidationError, match="exactly one"):
-        TrainingPlan()
+        small_plan()
     with pytest.raises(ValidationError, match="lerning_rate"):
-        TrainingPlan(steps=1, lerning_rate=1)  # type: ignore[call-arg]
+        small_plan(steps=1, lerning_rate=1)
 
 
 def test_a_budget_of_tokens_is_one_of_steps_rounded_up() -> None:

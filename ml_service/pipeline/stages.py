@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from lib import corpora
+from lib.dataset_builder import BuildOptions, build_dataset
 from lib.text_data import SourceFile
-from lib.token_shards import BuildOptions, DatasetManifest, build_dataset
+from lib.token_shards import DatasetManifest
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import Manifest, Precision, load_architecture
 from ml_service.common.settings import PROJECT, Settings
@@ -33,9 +34,17 @@ class Sources:
     folders: tuple[Path, ...] = ()
     hub: tuple[str, ...] = ()
     """`NAME` or `NAME:CONFIG` of data sets on the hub."""
+    held_out: tuple[Path, ...] = ()
+    """Folders for validation only; with them the others are for training only."""
 
     def files(self) -> Iterator[SourceFile]:
         """All files, source by source. Raises FileNotFoundError in words where a folder is missing."""
+        for file in self._trained_on():
+            yield replace(file, split="train") if self.held_out else file
+        for path in self.held_out:
+            yield from (replace(file, split="validation") for file in corpora.folder(path))
+
+    def _trained_on(self) -> Iterator[SourceFile]:
         if self.stdlib:
             yield from corpora.standard_library()
         if self.packages:
@@ -49,6 +58,7 @@ class Sources:
     def __post_init__(self) -> None:
         own = ["stdlib"] * self.stdlib + ["packages"] * self.packages
         names = Counter([*own, *(path.stem for path in self.folders), *self.hub])
+        names |= Counter(path.stem for path in self.held_out)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"two sources are called {twice[0]!r}: leave one out, or rename its folder")
 
@@ -71,11 +81,11 @@ def extract_data(
         return build_dataset(sources.files, output, options)
 
 
-def train_model(plan: TrainingPlan, data: Path, run: Path) -> Path:
+def train_model(plan: TrainingPlan) -> Path:
     """Train as planned, or go on where the run was interrupted; returns the directory of the trained model."""
     from ml_service.training.workflow import build_training_artifacts, train  # torch stays out of other verbs
 
-    return train(build_training_artifacts(plan, data, run, PROJECT))
+    return train(build_training_artifacts(plan))
 
 
 def export_model(run: Path, output: Path, precision: Precision, licence: str = "MIT") -> Manifest:

@@ -42,8 +42,8 @@ from ml_service.training.golden import golden_sample
 from ml_service.training.graph import OPSET, build_graph
 from ml_service.training.plan import load_plan
 from ml_service.training.progress import PROGRESS_FILE, ProgressLog
+from ml_service.training.run_files import MODEL_DIRECTORY, load_facts
 from ml_service.training.stored import architecture_of, as_served, network_weights
-from ml_service.training.workflow import MODEL_DIRECTORY, RUN_FILE
 
 WEIGHTS_FILE = "model.onnx.data"
 LARGEST_MESSAGE_BYTES = 2_000_000_000
@@ -74,7 +74,7 @@ def export_bundle(
     model_directory = run / MODEL_DIRECTORY
     if not model_directory.is_dir():
         raise FileNotFoundError(f"{run} has no finished model: give its `train` command again, it goes on")
-    facts = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    facts = load_facts(run)
     points = list(ProgressLog(run / PROGRESS_FILE).points())
     origin = Origin(plan.experiment, facts["commit"], facts["dataset_fingerprint"], _final_scores(points), licence)
 

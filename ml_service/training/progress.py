@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lib.files import staged
-from lib.training_loop import TrainingClock
+from lib.training_clock import TrainingClock
 
 PROGRESS_FILE = "progress.jsonl"
 _NAMES = {"loss": "train_loss", "grad_norm": "gradient_norm", "learning_rate": "learning_rate"}
@@ -24,6 +24,19 @@ class Resumed:
 
     step: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What turns tokens a second into the share of the machine's arithmetic that is used (MFU)."""
+
+    flops_per_token: float
+    peak_flops: float | None
+    """Of all processes together; None where it is not known."""
+
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation, a share."""
+        return tokens_per_second * self.flops_per_token / self.peak_flops if self.peak_flops else None
 
 
 class ProgressLog:
@@ -65,8 +78,8 @@ class ProgressLog:
 class ProgressCallback(TrainerCallback):
     """Writes each logged value to the progress log and moves the bar."""
 
-    def __init__(self, log: ProgressLog, clock: TrainingClock) -> None:
-        self._log, self._clock = log, clock
+    def __init__(self, log: ProgressLog, clock: TrainingClock, rates: Rates) -> None:
+        self._log, self._clock, self._rates = log, clock, rates
         self._bar: tqdm[Any] | None = None
         self._first: tuple[int, float] | None = None
         self._shown: dict[str, str] = {}
@@ -111,7 +124,10 @@ class ProgressCallback(TrainerCallback):
             **values,
         }
         if seconds > first_seconds:
-            point["tokens_per_second"] = round(trained / (seconds - first_seconds), 1)
+            rate = trained / (seconds - first_seconds)
+            point["tokens_per_second"] = round(rate, 1)
+            if (mfu := self._rates.mfu(rate)) is not None:
+                point["mfu"] = round(mfu, 4)
         self._log.append(point)
         self._show(point)
 

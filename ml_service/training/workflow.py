@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PrinterCallback, Qwen3ForCausalLM, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers import ProgressCallback as TransformersProgressCallback
 from transformers.integrations import TensorBoardCallback, is_mlflow_available
 from transformers.utils import logging as transformers_logging
 
-from lib.files import write_json
+from lib.deepspeed import deepspeed_config
+from lib.distributed import agree, is_first, shard, world_size
+from lib.interruption import Interrupted, Interruption
+from lib.language_model_trainer import LanguageModelTrainer
 from lib.learning_rate import warmup_stable_decay
 from lib.memory import keep_freed_pages
-from lib.modeling import count_parameters, create_model
+from lib.modeling import LanguageModel, count_parameters, create_model
 from lib.optimizer import MuonWithAdamW, adamw
 from lib.packed_windows import FixedWindows, PackedWindows
-from lib.provenance import current_commit, machine, now_utc, versions
+from lib.sharded_checkpoints import full_weights
+from lib.throughput import bf16_gain, flops_per_token, matmul_parameters, peak_flops, peak_memory_mib
 from lib.token_shards import TOKENIZER_FILE, DatasetManifest, load_manifest, load_tokens
 from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer
-from lib.training_loop import BudgetCallback, LanguageModelTrainer, TrainingClock
-from ml_service.common.errors import Conflict
-from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
-from ml_service.training.progress import PROGRESS_FILE, ProgressCallback, ProgressLog
+from lib.training_clock import BudgetCallback, Often, TrainingClock
+from ml_service.training.plan import TrainingPlan
+from ml_service.training.progress import PROGRESS_FILE, ProgressCallback, ProgressLog, Rates
+from ml_service.training.run_files import (
+    CHECKPOINTS_DIRECTORY,
+    KEPT_CHECKPOINTS,
+    MODEL_DIRECTORY,
+    TENSORBOARD_DIRECTORY,
+    begin_run,
+    check_room,
+    facts_of,
+    finish_run,
+    is_finished,
+    last_checkpoint,
+    step_of,
+)
 
-RUN_FILE = "run.json"
-MODEL_DIRECTORY = "model"
-CHECKPOINTS_DIRECTORY = "checkpoints"
-TENSORBOARD_DIRECTORY = "tensorboard"
 LOG_EVERY_STEPS = 10
 BF16_MUST_GAIN = 1.2
 """How much faster a product must be in bf16; less than that is noise, and fp32 is exact."""
+_BYTES_A_PARAMETER = 12
+"""Of a checkpoint: the weight and two moments in fp32."""
 
 
 @dataclass(frozen=True)
@@ -49,181 +59,195 @@ class TrainingArtifacts:
     """All that a run needs, made from its plan."""
 
     plan: TrainingPlan
-    run: Path
     dataset: DatasetManifest
     tokenizer: Tokenizer
     train_windows: PackedWindows
     validation_windows: dict[str, FixedWindows]
-    model: Qwen3ForCausalLM
+    model: LanguageModel
     optimizer: torch.optim.Optimizer
     learning_rate: LambdaLR
     clock: TrainingClock
     arguments: TrainingArguments
     trainer: LanguageModelTrainer
+    interruption: Interruption
     checkpoint: Path | None
     """Where an interrupted run goes on."""
 
 
-def build_training_artifacts(plan: TrainingPlan, data: Path, run: Path, repository: Path) -> TrainingArtifacts:
+def build_training_artifacts(plan: TrainingPlan) -> TrainingArtifacts:
     """Make everything that `train` needs. A run directory that holds the same plan is resumed.
 
-    Raises Conflict where it holds another plan, FileNotFoundError or ValueError where the data does not fit.
+    With several processes each calls it, inside of `lib.distributed.process_group`. Raises Conflict where the run's
+    directory holds another plan, InsufficientStorage where there is no room for its checkpoints, FileNotFoundError or
+    ValueError where the data does not fit.
     """
     set_seed(plan.seed)
     keep_freed_pages()
     transformers_logging.disable_progress_bar()
-    dataset = load_manifest(data)
-    facts = _facts_of(plan, dataset, run, repository)
-    tokenizer = load_tokenizer(data / TOKENIZER_FILE)
-    checkpoint = last_checkpoint(run)
-    progress = ProgressLog(run / PROGRESS_FILE)
-    resumed = progress.last() if is_finished(run) else progress.cut_after(_step_of(checkpoint))
+    dataset = load_manifest(plan.data)
+    facts = facts_of(plan, dataset, _autocast_of)
+    tokenizer = load_tokenizer(plan.data / TOKENIZER_FILE)
+    end_id = _end_id_of(tokenizer, dataset)
+    checkpoint = last_checkpoint(plan.run)
+    progress = ProgressLog(plan.run / PROGRESS_FILE)
+    is_new = is_first() and not is_finished(plan.run)
+    resumed = progress.cut_after(step_of(checkpoint)) if is_new else progress.last()
     clock = TrainingClock(plan.budget, plan.tokens_per_step, resumed.seconds)
-    windows = clock.max_steps * plan.batch_size * plan.accumulation
-    train_windows = PackedWindows(load_tokens(data, "train"), plan.mixture, plan.window, windows, plan.seed)
-    validation_windows = _validation_windows(data, plan)
-    model = create_model(plan.preset, dataset.vocabulary_size, plan.window, end_of_text_id(tokenizer))
+    in_bf16 = agree(float(facts["autocast"] == "bf16"))[0] > 0
+    arguments = _arguments(plan, clock, in_bf16)
+    train_windows = _train_windows(plan, clock, end_id)
+    validation_windows = _validation_windows(plan, end_id)
+    model = create_model(plan.preset, dataset.vocabulary_size, plan.window, end_id)
+    check_room(plan.run, _BYTES_A_PARAMETER * count_parameters(model))
+    rates = _rates_of(plan, model, in_bf16)
+    _place(model, plan, arguments)
     optimizer = _optimizer(plan, model)
     learning_rate = LambdaLR(
         optimizer,
         lambda step: warmup_stable_decay(clock.progress(step), plan.warmup_share, plan.decay_share),
     )
-    arguments = _arguments(plan, run, clock, facts["autocast"])
+    interruption = Interruption()
+    evaluate, save = Often(plan.evaluations, plan.evaluation_steps), Often(plan.checkpoints, plan.checkpoint_steps)
+    callbacks = [BudgetCallback(clock, evaluate, save, interruption)]
+    if is_first():
+        # What an interrupted run wrote after its last checkpoint is purged, so the curves have no doubles.
+        writer = SummaryWriter(str(plan.run / TENSORBOARD_DIRECTORY), purge_step=resumed.step + 1)
+        callbacks += [ProgressCallback(progress, clock, rates), TensorBoardCallback(writer)]
     trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
         train_dataset=train_windows,
         optimizers=(optimizer, learning_rate),
-        callbacks=[
-            BudgetCallback(clock, plan.evaluations, plan.checkpoints),
-            ProgressCallback(progress, clock),
-            # What an interrupted run wrote after its last checkpoint is purged, so the curves have no doubles.
-            TensorBoardCallback(SummaryWriter(str(run / TENSORBOARD_DIRECTORY), purge_step=resumed.step + 1)),
-        ],
+        callbacks=callbacks,
         validation=validation_windows,
         bytes_of_token=np.array(bytes_of_tokens(tokenizer), dtype=np.int64),
+        strategy=plan.strategy,
+        clock=clock,
     )
     for noisy in (PrinterCallback, TransformersProgressCallback):
         trainer.remove_callback(noisy)
-    _begin_run(plan, facts, run)
+    if is_first():
+        begin_run(plan, facts | {"parameters": count_parameters(model)})
     return TrainingArtifacts(
-        plan, run, dataset, tokenizer, train_windows, validation_windows,
-        model, optimizer, learning_rate, clock, arguments, trainer, checkpoint,
+        plan, dataset, tokenizer, train_windows, validation_windows, model, optimizer, learning_rate, clock, arguments,
+        trainer, interruption, checkpoint,
     )  # fmt: skip
 
 
 def train(artifacts: TrainingArtifacts) -> Path:
     """Train until the budget is spent; returns the directory of the trained model (safetensors, config, tokenizer).
 
-    A run that is already complete is left as it is.
+    A run that is already complete is left as it is. Raises Interrupted where SIGTERM or SIGINT came (a checkpoint has
+    been written), Diverged where the loss is no number any more, CheckpointFailed where the disk is full.
     """
-    model_directory = artifacts.run / MODEL_DIRECTORY
-    if is_finished(artifacts.run):
+    plan, trainer, interruption = artifacts.plan, artifacts.trainer, artifacts.interruption
+    model_directory = plan.run / MODEL_DIRECTORY
+    if is_finished(plan.run):
         return model_directory
-    artifacts.trainer.train(resume_from_checkpoint=str(artifacts.checkpoint) if artifacts.checkpoint else None)
-    staging = artifacts.run / f".{MODEL_DIRECTORY}"
-    shutil.rmtree(staging, ignore_errors=True)
-    artifacts.model.save_pretrained(staging)
-    artifacts.tokenizer.save(str(staging / TOKENIZER_FILE))
-    _finish_run(artifacts)
-    staging.replace(model_directory)
-    shutil.rmtree(artifacts.run / CHECKPOINTS_DIRECTORY, ignore_errors=True)
+    with interruption.watching():
+        if plan.strategy.mode in ("baseline", "ddp"):
+            trainer.warm_up(artifacts.train_windows[0])
+        trainer.train(resume_from_checkpoint=str(artifacts.checkpoint) if artifacts.checkpoint else None)
+    step = trainer.state.global_step
+    tokens_per_second = (step - step_of(artifacts.checkpoint)) * plan.tokens_per_step / artifacts.clock.pure_seconds
+    if artifacts.clock.progress(step) < 1.0:
+        by = interruption.signal
+        assert by is not None, "only a signal ends a run before its time: this is a bug"
+        raise Interrupted(f"stopped by {by.name} after step {step}; the same command goes on from there", by)
+    _save_model(artifacts, tokens_per_second)
     return model_directory
 
 
-def is_finished(run: Path) -> bool:
-    """Whether the run has its trained model, which is its last file."""
-    return (run / MODEL_DIRECTORY).is_dir()
+def _save_model(artifacts: TrainingArtifacts, tokens_per_second: float) -> None:
+    """The trained model appears whole, then the checkpoints go."""
+    plan, model = artifacts.plan, artifacts.model
+    weights = full_weights(model) if plan.strategy.mode == "fsdp" else artifacts.trainer.all_weights()
+    if not is_first():
+        return
+    staging = plan.run / f".{MODEL_DIRECTORY}"
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save(staging, weights)
+    artifacts.tokenizer.save(str(staging / TOKENIZER_FILE))
+    step = artifacts.trainer.state.global_step
+    finish_run(
+        plan.run,
+        {
+            "seconds": round(artifacts.clock.seconds, 1),
+            "steps": step,
+            "tokens": step * plan.tokens_per_step,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "peak_memory_mib": round(peak_memory_mib(), 1),
+            "processes": world_size(),
+        },
+    )
+    staging.replace(plan.run / MODEL_DIRECTORY)
+    shutil.rmtree(plan.run / CHECKPOINTS_DIRECTORY, ignore_errors=True)
 
 
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: `trainer_state.json` comes last and must be readable."""
-    checkpoints = sorted((run / CHECKPOINTS_DIRECTORY).glob("checkpoint-*"), key=_step_of, reverse=True)
-    for checkpoint in checkpoints:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # cut short by a kill: the one before is whole
-        return checkpoint
-    return None
+def _end_id_of(tokenizer: Tokenizer, dataset: DatasetManifest) -> int:
+    if tokenizer.get_vocab_size() != dataset.vocabulary_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.get_vocab_size():,} tokens and the data set was made with "
+            f"{dataset.vocabulary_size:,}: it is not its tokenizer"
+        )
+    return end_of_text_id(tokenizer)
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name) if checkpoint else None
-    return int(match[1]) if match else 0
+def _train_windows(plan: TrainingPlan, clock: TrainingClock, end_id: int) -> PackedWindows:
+    windows = clock.max_steps * plan.batch_size * plan.accumulation
+    return PackedWindows(load_tokens(plan.data, "train"), plan.mixture, plan.window, windows, plan.seed, end_id)
 
 
-def _facts_of(plan: TrainingPlan, dataset: DatasetManifest, run: Path, repository: Path) -> dict[str, Any]:
-    """The facts of a new run, or of the one that is there. Raises Conflict where that one has another plan or data.
-
-    What `auto` measured is a fact of the run: a resumed one must not compute otherwise than it began.
-    """
-    if (run / PLAN_FILE).is_file():
-        if load_plan(run) != plan:
-            raise Conflict(f"{run} holds a run with another plan: choose another directory, or give the same plan")
-        facts: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
-        if facts["dataset_fingerprint"] != dataset.fingerprint:
-            raise Conflict(f"{run} was begun on another data set: a run goes on with the data that it began with")
-        return facts
-    return {
-        "started": now_utc(),
-        "commit": str(current_commit(repository)),
-        "autocast": "bf16" if _wants_bf16(plan) else "none",
-        "dataset_fingerprint": dataset.fingerprint,
-        "dataset": dataset.model_dump(),
-        "versions": versions("torch", "transformers", "tokenizers"),
-        "machine": machine(),
-    }
-
-
-def _begin_run(plan: TrainingPlan, facts: dict[str, Any], run: Path) -> None:
-    """Write a new run's files, the plan last: a plan that could not be built leaves none behind."""
-    if not (run / PLAN_FILE).is_file():
-        write_json(run / RUN_FILE, facts)
-        write_json(run / PLAN_FILE, plan.model_dump(mode="json"))
-
-
-def _finish_run(artifacts: TrainingArtifacts) -> None:
-    path = artifacts.run / RUN_FILE
-    run = json.loads(path.read_text(encoding="utf-8"))
-    state = artifacts.trainer.state
-    run |= {
-        "finished": now_utc(),
-        "seconds": round(artifacts.clock.seconds, 1),
-        "steps": state.global_step,
-        "tokens": state.global_step * artifacts.plan.tokens_per_step,
-        "parameters": count_parameters(artifacts.model),
-    }
-    write_json(path, run)
-
-
-def _validation_windows(data: Path, plan: TrainingPlan) -> dict[str, FixedWindows]:
-    usable = [part for part in load_tokens(data, "validation") if len(part.tokens) > plan.window]
+def _validation_windows(plan: TrainingPlan, end_id: int) -> dict[str, FixedWindows]:
+    usable = [part for part in load_tokens(plan.data, "validation") if len(part.tokens) > plan.window]
     if not usable:
         raise ValueError(f"no validation source has a whole window of {plan.window} tokens: add data, or shorten it")
-    return {part.source: FixedWindows(part, plan.window, plan.validation_tokens) for part in usable}
+    return {part.source: FixedWindows(part, plan.window, plan.validation_tokens, end_id) for part in usable}
 
 
-def _optimizer(plan: TrainingPlan, model: Qwen3ForCausalLM) -> torch.optim.Optimizer:
+def _place(model: LanguageModel, plan: TrainingPlan, arguments: TrainingArguments) -> None:
+    """Compile it where it pays, shard it where the strategy says so."""
+    if plan.strategy.fsdp_activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if plan.compile == "on" or (plan.compile == "auto" and torch.cuda.is_available()):
+        for layer in model.layers:
+            layer.compile()
+    if plan.strategy.mode == "fsdp":
+        model.to(arguments.device)
+        shard(model, model.layers, plan.strategy, in_bf16=arguments.bf16 and torch.cuda.is_available())
+
+
+def _rates_of(plan: TrainingPlan, model: LanguageModel, in_bf16: bool) -> Rates:
+    """What turns tokens a second into a share of what the machine could do."""
+    peak = peak_flops(torch.bfloat16 if in_bf16 else torch.float32) if is_first() else None
+    weights = matmul_parameters(model, model.config)
+    return Rates(flops_per_token(model.config, weights, plan.window), peak * world_size() if peak else None)
+
+
+def _optimizer(plan: TrainingPlan, model: LanguageModel) -> torch.optim.Optimizer:
     if plan.optimizer == "adamw":
         return adamw(model, plan.learning_rate, plan.weight_decay)
     return MuonWithAdamW(model, plan.learning_rate, plan.muon_learning_rate, plan.weight_decay)
 
 
-def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock, autocast: str) -> TrainingArguments:
+def _arguments(plan: TrainingPlan, clock: TrainingClock, in_bf16: bool) -> TrainingArguments:
+    if plan.batch_size % world_size():
+        raise ValueError(f"batch_size {plan.batch_size} cannot be shared equally by {world_size()} processes")
+    windows = plan.batch_size // world_size()
     return TrainingArguments(
-        output_dir=str(run / CHECKPOINTS_DIRECTORY),
+        output_dir=str(plan.run / CHECKPOINTS_DIRECTORY),
         max_steps=clock.max_steps,
-        per_device_train_batch_size=plan.batch_size,
-        per_device_eval_batch_size=plan.batch_size,
+        per_device_train_batch_size=windows,
+        per_device_eval_batch_size=windows,
         gradient_accumulation_steps=plan.accumulation,
         train_sampling_strategy="sequential",
-        bf16=autocast == "bf16",
+        bf16=in_bf16,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         eval_strategy="no",
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         logging_steps=LOG_EVERY_STEPS,
+        logging_nan_inf_filter=False,
         report_to=_reporters(),
         run_name=plan.experiment,
         seed=plan.seed,
@@ -231,32 +255,25 @@ def _arguments(plan: TrainingPlan, run: Path, clock: TrainingClock, autocast: st
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
+        ddp_timeout=int(plan.strategy.timeout_s),
+        ddp_find_unused_parameters=False,
+        deepspeed=deepspeed_config(plan.strategy) if plan.strategy.mode == "deepspeed" else None,
     )
 
 
 def _reporters() -> list[str]:
     """Where else the curves go. Raises ValueError where MLflow is asked for and not installed."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not os.environ.get("MLFLOW_TRACKING_URI") or not is_first():
         return []
     if not is_mlflow_available():
         raise ValueError("MLFLOW_TRACKING_URI is set and MLflow is missing: pip install 'ml-service[mlflow]'")
     return ["mlflow"]
 
 
-def _wants_bf16(plan: TrainingPlan) -> bool:
+def _autocast_of(plan: TrainingPlan) -> str:
+    """What computes a new run: `bf16` or `none`."""
     if plan.precision != "auto":
-        return plan.precision == "bf16"
+        return "bf16" if plan.precision == "bf16" else "none"
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return _seconds_of_product(torch.float32) > BF16_MUST_GAIN * _seconds_of_product(torch.bfloat16)
-
-
-def _seconds_of_product(dtype: torch.dtype) -> float:
-    """The best of ten products of the size that training has; a processor may have bf16 and be slower with it."""
-    left, right = torch.ones(4096, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        return "bf16" if torch.cuda.is_bf16_supported() else "none"
+    return "bf16" if bf16_gain() > BF16_MUST_GAIN else "none"

@@ -1,0 +1,172 @@
+"""transformers' Trainer for packed language modelling: bits per byte, an end at what is no number, sharded models."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+from transformers import Trainer
+
+from lib.distributed import rank, summed, world_size
+from lib.interruption import CheckpointFailed, Diverged
+from lib.optimizer import parts_of
+from lib.packed_windows import FixedWindows
+from lib.scores import Score
+from lib.sharded_checkpoints import load_state, save_state
+from lib.strategy import Strategy
+from lib.training_clock import TrainingClock
+
+
+class LanguageModelTrainer(Trainer):
+    """A Trainer whose samples carry `next_tokens` and whose evaluation is token-weighted.
+
+    `validation` maps a source to its windows, `bytes_of_token` gives each token's bytes (0 for special ones). The model
+    is sharded already where the strategy is FSDP. Raises Diverged before an update that would spoil the weights, and
+    CheckpointFailed where the disk does not take one.
+    """
+
+    def __init__(
+        self,
+        *,
+        validation: dict[str, FixedWindows],
+        bytes_of_token: npt.NDArray[np.int64],
+        strategy: Strategy,
+        clock: TrainingClock,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._validation, self._strategy, self._clock = validation, strategy, clock
+        self._bytes_of_token = torch.from_numpy(bytes_of_token)
+        # Not to be wrapped in DDP: `fully_shard` owns placement and gradients.
+        self.is_distributed_loading_by_transformers = strategy.mode == "fsdp"
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean nats a token."""
+        loss = model(**inputs)
+        return (loss, None) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward. Raises Diverged."""
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._check("the loss", float(loss))
+        return loss
+
+    def warm_up(self, sample: dict[str, torch.Tensor]) -> None:
+        """One pass forward and backward whose gradients are forgotten: what is slow only once happens here."""
+        batch = default_collate([sample] * self.args.per_device_train_batch_size)
+        inputs = {name: values.to(self.args.device) for name, values in batch.items()}
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, inputs)
+        loss.backward()
+        self.model.zero_grad()
+
+    def all_weights(self) -> dict[str, torch.Tensor]:
+        """The trained parameters by name, whole on the first rank; every rank calls it. Not for FSDP."""
+        weights: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return weights
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None:
+            self._check("the gradient", float(norm))
+        return norm
+
+    def _check(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            step = self.state.global_step + 1
+            raise Diverged(
+                f"{what} is {value} at step {step}: nothing was learnt from it; lower the learning rate or begin anew "
+                f"from the last checkpoint with another plan"
+            )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score every validation source; logs `eval_{source}_loss` and `eval_{source}_bits_per_byte`."""
+        metrics: dict[str, float] = {}
+        with self._clock.aside():
+            for source, windows in self._validation.items():
+                score = self.score(windows)
+                metrics[f"eval_{source}_loss"] = score.loss
+                metrics[f"eval_{source}_bits_per_byte"] = score.bits_per_byte
+        self.log(metrics)
+        return metrics
+
+    @torch.no_grad()
+    def score(self, windows: FixedWindows) -> Score:
+        """The likelihood of consecutive windows, each read from its beginning; the ranks share the work."""
+        model, was_training = self.model_wrapped, self.model.training
+        model.eval()
+        nats, tokens, size_bytes = 0.0, 0, 0
+        width = self.args.per_device_eval_batch_size
+        batches = math.ceil(len(windows) / width)
+        for turn in range(math.ceil(batches / world_size())):
+            number = turn * world_size() + rank()
+            counts = number < batches  # who has none left computes along: sharded layers need every rank
+            start = (number if counts else 0) * width
+            batch = default_collate([windows[i] for i in range(start, min(start + width, len(windows)))])
+            inputs = {name: values.to(self.args.device) for name, values in batch.items()}
+            with self.compute_loss_context_manager():
+                total = float(model(**inputs, reduction="sum"))
+            if counts:
+                nats += total
+                tokens += batch["next_tokens"].numel()
+                size_bytes += int(self._bytes_of_token[batch["next_tokens"]].sum())
+        model.train(was_training)
+        nats, all_tokens, all_bytes = summed(nats, tokens, size_bytes)
+        return Score(nats, int(all_tokens), int(all_bytes))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        try:
+            with self._clock.aside():
+                super()._save_checkpoint(model, trial)
+        except Exception as error:  # safetensors, torch and the file system raise each their own
+            if not _is_of_the_disk(error):
+                raise
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+            raise CheckpointFailed(
+                f"the checkpoint of step {self.state.global_step} could not be written: {error}; make room and give "
+                f"the same command: it goes on from the checkpoint before"
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self._strategy.mode != "fsdp":  # there the state holds the weights
+            super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._strategy.mode != "fsdp":
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        full = self._strategy.fsdp_state_dict == "full"
+        save_state(Path(output_dir), self.model, parts_of(self.optimizer), full=full)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._strategy.mode != "fsdp":  # there it is read together with the optimizer
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._strategy.mode != "fsdp" or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_state(Path(checkpoint), self.model, parts_of(self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Whether something could not be written; the libraries hide the system's error behind their own."""
+    words = ("No space left", "File too large", "failed writing file", "unexpected pos", "I/O error")
+    return error is not None and (
+        isinstance(error, OSError) or any(word in str(error) for word in words) or _is_of_the_disk(error.__cause__)
+    )

@@ -1,0 +1,28 @@
+"""The verb `stage`: one step of the pipeline that `dvc.yaml` describes, with DVC or without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def stage(
+    name: Annotated[
+        Literal["extract_data", "train_model", "inference_model"], typer.Argument(help="Which step to run.")
+    ],
+    params: Annotated[Path, typer.Option(help="The pipeline's parameters.")] = Path("params.yaml"),
+    directory: Annotated[Path, typer.Option(help="Where the stages' files lie.")] = Path("data/store/pipeline"),
+    fresh: Annotated[
+        bool, typer.Option(help="Replace what this stage made with other parameters; it is refused otherwise.")
+    ] = False,
+) -> None:
+    """Run one stage of the pipeline: read text; train and export; score the bundle and let it write samples.
+
+    Example: ml-service stage extract_data && ml-service stage train_model && ml-service stage inference_model
+    """
+    from ml_service.pipeline.parameters import load_parameters
+    from ml_service.pipeline.pipeline import run_stage
+
+    run_stage(name, load_parameters(params), directory, fresh=fresh)

@@ -1,0 +1,149 @@
+"""The pipeline's three stages over one directory, as `dvc.yaml` runs them: extract data, train, judge the bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lib.files import staged, write_json
+from lib.scores import Score
+from lib.token_shards import iterate_documents
+from lib.tokenizer import load_tokenizer
+from ml_service.common.bundle import TOKENIZER_FILE
+from ml_service.common.settings import Settings
+from ml_service.common.types import GenerationParameters
+from ml_service.inference.live import open_live_model, open_session
+from ml_service.inference.scoring import score_text
+from ml_service.pipeline.parameters import InferenceModel, Parameters
+from ml_service.pipeline.stages import Sources, export_model, extract_data, train_model
+from ml_service.utils.telemetry import Telemetry
+
+STAGES = ("extract_data", "train_model", "inference_model")
+DATA, RUN, BUNDLE = "data", "run", "bundle"
+TRAINING_METRICS, SCORES, SAMPLES = "training.json", "scores.json", "samples.md"
+TRAINING_CURVE, VALIDATION_CURVE, CURVE_PICTURE = "training.csv", "validation.csv", "curve.png"
+
+
+def run_stage(name: str, parameters: Parameters, directory: Path, *, fresh: bool) -> None:
+    """Run one stage from files to files; `fresh` does away with what it made before.
+
+    Raises KeyError for a stage that there is not.
+    """
+    stages = {"extract_data": _extract_data, "train_model": _train_model, "inference_model": _inference_model}
+    stages[name](parameters, directory, fresh)
+
+
+def _extract_data(parameters: Parameters, directory: Path, fresh: bool) -> None:
+    wanted = parameters.extract_data
+    _clear(fresh, directory / DATA)
+    sources = Sources(wanted.stdlib, wanted.packages, wanted.folders, wanted.hub, wanted.held_out)
+    extract_data(sources, directory / DATA, wanted.vocabulary_size, wanted.validation_share, wanted.tokenizer)
+
+
+def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
+    from ml_service.training.card import draw_curve
+    from ml_service.training.plan import TrainingPlan, load_plan
+    from ml_service.training.progress import PROGRESS_FILE, ProgressLog
+    from ml_service.training.run_files import load_facts
+
+    run = directory / RUN
+    plan = TrainingPlan(
+        **({"experiment": "pipeline"} | parameters.train_model | {"data": directory / DATA, "run": run})
+    )
+    # An interrupted run goes on; one with another recipe or other data is in the way.
+    if fresh and (run / "plan.json").is_file():
+        _clear(load_plan(run).recipe != plan.recipe or _is_finished(run), run)
+    train_model(plan)
+    _clear(fresh, directory / BUNDLE)
+    wanted = parameters.export_model
+    manifest = export_model(run, directory / BUNDLE, wanted.precision, wanted.licence)
+    facts = load_facts(run)
+    names = ("steps", "tokens", "seconds", "tokens_per_second", "parameters", "peak_memory_mib")
+    write_json(directory / TRAINING_METRICS, {name: facts[name] for name in names} | dict(manifest.metrics))
+    points = ProgressLog(run / PROGRESS_FILE).points()
+    draw_curve(points, directory / CURVE_PICTURE)
+    _write_csv(directory / TRAINING_CURVE, ("tokens", "train_loss", "learning_rate", "tokens_per_second"), points)
+    _write_csv(directory / VALIDATION_CURVE, ("tokens", "source", "bits_per_byte"), _validation_points(points))
+
+
+def _inference_model(parameters: Parameters, directory: Path, _: bool) -> None:
+    wanted, bundle = parameters.inference_model, directory / BUNDLE
+    write_json(directory / SCORES, _scores(wanted, bundle, directory / DATA))
+    with staged(directory / SAMPLES) as temporary:
+        temporary.write_text(_samples(wanted, bundle), encoding="utf-8")
+
+
+def _scores(wanted: InferenceModel, bundle: Path, data: Path) -> dict[str, Any]:
+    """Likelihood of held-out documents in the session that serves, source by source."""
+    session = open_session(bundle, Settings(slots=1))
+    tokenizer = load_tokenizer(bundle / TOKENIZER_FILE)
+    totals: defaultdict[str, Score] = defaultdict(lambda: Score(0.0, 0, 0))
+    for document in tqdm(iterate_documents(data, "validation"), desc="score", unit=" documents"):
+        if totals[document.source].bytes < wanted.max_bytes:
+            ids = tokenizer.encode(document.text, add_special_tokens=False).ids
+            totals[document.source] += score_text(session, ids, document.size_bytes)
+    return {
+        source: {
+            "bits_per_byte": round(total.bits_per_byte, 6),
+            "byte_perplexity": round(total.byte_perplexity, 6),
+            "loss": round(total.loss, 6),
+            "tokens": total.tokens,
+            "bytes": total.bytes,
+        }
+        for source, total in totals.items()
+    }
+
+
+def _samples(wanted: InferenceModel, bundle: Path) -> str:
+    engine = open_live_model(bundle, Settings(slots=len(wanted.prompts) or 1), Telemetry()).engine
+    parameters = GenerationParameters(
+        max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature,
+        repetition_penalty=wanted.repetition_penalty, seed=wanted.seed,
+    )  # fmt: skip
+
+    async def continuations() -> list[str]:
+        prompts = [await engine.encode(prompt) for prompt in wanted.prompts]
+        answers = [engine.complete(ids, parameters, f"sample-{number}") for number, ids in enumerate(prompts)]
+        return [answer.text for answer in await asyncio.gather(*answers)]
+
+    try:
+        texts = asyncio.run(continuations())
+    finally:
+        engine.stop()
+    pieces = [f"```\n{prompt}{text}\n```\n" for prompt, text in zip(wanted.prompts, texts, strict=True)]
+    return "# What the model continues\n\n" + "\n".join(pieces)
+
+
+def _validation_points(points: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    suffix = "_bits_per_byte"
+    for point in points:
+        for name, value in point.items():
+            if name.endswith(suffix):
+                source = name.removeprefix("validation_").removesuffix(suffix)
+                yield {"tokens": point["tokens"], "source": source, "bits_per_byte": value}
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], points: Iterable[dict[str, Any]]) -> None:
+    """The points that have all of the columns."""
+    with staged(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([point[name] for name in columns] for point in points if point.keys() >= set(columns))
+
+
+def _is_finished(run: Path) -> bool:
+    from ml_service.training.run_files import is_finished
+
+    return is_finished(run)
+
+
+def _clear(wanted: bool, directory: Path) -> None:
+    if wanted:
+        shutil.rmtree(directory, ignore_errors=True)
