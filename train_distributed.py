@@ -58,7 +58,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--save-steps", type=int, help="updates between checkpoints (a tenth of the budget)")
     group.add_argument("--timeout", type=float, default=DEFAULT_SECONDS, help="the most seconds to train (1800)")
     group.add_argument("--learning-rate", type=float, default=3e-4, help="peak of AdamW (0.0003)")
-    group.add_argument("--preset", default="nano", help="shape of the model: nano, mini, small, base, 1b (nano)")
+    group.add_argument("--preset", default="nano", help="shape of the model: pico, nano, mini, small, base, 1b (nano)")
     group.add_argument("--window", type=int, default=512, help="tokens of a sample (512)")
     group.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     group.add_argument("--seed", type=int, default=0)

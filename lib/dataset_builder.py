@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,18 +26,17 @@ from lib.token_shards import (
     TOKENIZER_FILE,
     DatasetManifest,
     PartCounts,
-    iterate_documents,
     token_dtype,
     token_path,
 )
-from lib.tokenizer import end_of_text_id, save_tokenizer, train_byte_level_bpe
+from lib.tokenizer import encode_many, end_of_text_id, save_tokenizer, train_byte_level_bpe
 
 REJECTED_FILE = "rejected.jsonl"
 DOCUMENTS_PER_BATCH = 256
-BATCH_BYTES = 4 << 20
-"""A batch is tokenised and stored as one: with either of the two it is full."""
+BATCH_BYTES = 2 << 20
+"""A batch is stored and tokenised as one: with either of the two it is full. Tokens take some 30 bytes a byte of text."""
 SHARD_BYTES = 64 << 20
-TOKENIZER_SAMPLE_BYTES = 12_000_000
+TOKENIZER_SAMPLE_BYTES = 8_000_000
 _COLUMNS = pa.schema([("source", pa.string()), ("name", pa.string()), ("hash", pa.string()), ("text", pa.string())])
 
 Report = Callable[[str, int], None]
@@ -62,51 +63,58 @@ def build_dataset(files: Callable[[], Iterable[SourceFile]], output: Path, optio
     Raises ValueError where nothing is left to train on or to validate with, FileExistsError where `output` is in use.
     """
     with staged_directory(output) as directory:
-        held_out = _hold_out(files(), options)
-        rejected = _write_shards(files(), held_out, directory, options)
-        if not list(directory.glob("train-*.parquet")):
-            raise ValueError(f"no usable document to train on; left out: {dict(rejected) or 'nothing, there was none'}")
-        if not list(directory.glob("validation-*.parquet")):
-            raise ValueError(f"no document fell into the validation share of {options.validation_share:g}: add more")
-        tokenizer = options.tokenizer or train_byte_level_bpe(
-            _sample_of_texts(directory, TOKENIZER_SAMPLE_BYTES, options.report), options.vocabulary_size
-        )
+        held_out, sample = _look(files(), options)
+        tokenizer = options.tokenizer or train_byte_level_bpe(sample, options.vocabulary_size)
         tokenizer_sha256 = save_tokenizer(tokenizer, directory / TOKENIZER_FILE)
-        parts, document_digest, token_bytes = _pack(directory, tokenizer, options)
+        reasons: Counter[str] = Counter()
+        writer = _PartWriter(directory, tokenizer)
+        accepted = _accepted(files(), held_out, directory / REJECTED_FILE, reasons, options)
+        for batch, ids in _encoded(_batches(accepted), tokenizer):
+            writer.write(batch, ids)
+        parts, document_digest = writer.close()
+        if "train" not in parts:
+            raise ValueError(f"no usable document to train on; left out: {dict(reasons) or 'nothing, there was none'}")
+        if "validation" not in parts:
+            raise ValueError(f"no document fell into the validation share of {options.validation_share:g}: add more")
         manifest = DatasetManifest(
             format_version=FORMAT_VERSION,
             fingerprint=hashlib.sha256(f"{document_digest}:{tokenizer_sha256}".encode()).hexdigest(),
             tokenizer_sha256=tokenizer_sha256,
             vocabulary_size=tokenizer.get_vocab_size(),
-            token_bytes=token_bytes,
+            token_bytes=writer.token_bytes,
             validation_share=options.validation_share,
             parts=parts,
-            rejected=dict(sorted(rejected.items())),
+            rejected=dict(sorted(reasons.items())),
         )
         write_json(directory / MANIFEST_FILE, manifest.model_dump())
     return manifest
 
 
-def _hold_out(files: Iterable[SourceFile], options: BuildOptions) -> HeldOutLines:
-    held_out, seen = HeldOutLines(), set()
+def _look(files: Iterable[SourceFile], options: BuildOptions) -> tuple[HeldOutLines, list[str]]:
+    """What is held out, and of the rest the first texts of each source, for the tokenizer."""
+    held_out, seen, sample = HeldOutLines(), set(), []
+    taken: Counter[str] = Counter()
     for done, document in enumerate(read_documents(files, options.max_document_bytes), start=1):
-        options.report("hold out", done)
-        if isinstance(document, Document) and document.content_hash not in seen:
-            seen.add(document.content_hash)
-            if _split_of(document, options.validation_share) == "validation":
-                held_out.add(document.name, document.text)
-    return held_out
+        options.report("look", done)
+        if not isinstance(document, Document) or document.content_hash in seen:
+            continue
+        seen.add(document.content_hash)
+        if _split_of(document, options.validation_share) == "validation":
+            held_out.add(document.name, document.text)
+        elif options.tokenizer is None and taken[document.source] < TOKENIZER_SAMPLE_BYTES:
+            taken[document.source] += document.size_bytes
+            sample.append(document.text)
+    return held_out, [text for text in sample if not held_out.repeated_by(text)]
 
 
-def _write_shards(
-    files: Iterable[SourceFile], held_out: HeldOutLines, directory: Path, options: BuildOptions
-) -> Counter[str]:
-    reasons: Counter[str] = Counter()
+def _accepted(
+    files: Iterable[SourceFile], held_out: HeldOutLines, log_path: Path, reasons: Counter[str], options: BuildOptions
+) -> Iterator[_Placed]:
+    """The documents that stay, each with its split; what is left out is logged and counted."""
     seen: set[str] = set()
-    writers = {split: _ShardWriter(directory, split) for split in SPLITS}
-    with (directory / REJECTED_FILE).open("w", encoding="utf-8") as log:
+    with log_path.open("w", encoding="utf-8") as log:
         for done, item in enumerate(read_documents(files, options.max_document_bytes), start=1):
-            options.report("shard", done)
+            options.report("tokenise", done)
             refused = _refusal(item, seen, held_out, options.validation_share)
             if refused is not None:
                 reasons[refused.reason.split(":")[0]] += 1
@@ -114,10 +122,7 @@ def _write_shards(
             else:
                 assert isinstance(item, Document), "only documents pass"
                 seen.add(item.content_hash)
-                writers[_split_of(item, options.validation_share)].add(item)
-    for writer in writers.values():
-        writer.close()
-    return reasons
+                yield _Placed(_split_of(item, options.validation_share), item)
 
 
 def _refusal(
@@ -136,95 +141,108 @@ def _split_of(document: Document, validation_share: float) -> str:
     return document.chosen_split or split_of(document.content_hash, validation_share)
 
 
-class _ShardWriter:
-    """Parquet files of about 64 MiB of text each, `{split}-{index:05d}.parquet`; none where there is no document."""
-
-    def __init__(self, directory: Path, split: str) -> None:
-        self._directory, self._split = directory, split
-        self._index = 0
-        self._rows: list[dict[str, str]] = []
-        self._bytes = self._waiting_bytes = 0
-        self._writer: pq.ParquetWriter | None = None
-
-    def add(self, document: Document) -> None:
-        self._rows.append(
-            {"source": document.source, "name": document.name, "hash": document.content_hash, "text": document.text}
-        )
-        self._bytes += document.size_bytes
-        self._waiting_bytes += document.size_bytes
-        if len(self._rows) >= DOCUMENTS_PER_BATCH or self._waiting_bytes >= BATCH_BYTES:
-            self._flush()
-        if self._bytes >= SHARD_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer, self._bytes = None, 0
-            self._index += 1
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None:
-            path = self._directory / f"{self._split}-{self._index:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, _COLUMNS, compression="zstd")
-        self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, _COLUMNS))
-        self._rows, self._waiting_bytes = [], 0
-
-
-def _sample_of_texts(directory: Path, max_bytes: int, report: Report) -> Iterator[str]:
-    """The first `max_bytes` of each source's train texts: enough for the tokenizer, flat in memory."""
-    taken: Counter[str] = Counter()
-    for done, document in enumerate(iterate_documents(directory, "train"), start=1):
-        report("tokenizer", done)
-        if taken[document.source] < max_bytes:
-            taken[document.source] += document.size_bytes
-            yield document.text
-
-
-def _pack(
-    directory: Path, tokenizer: Tokenizer, options: BuildOptions
-) -> tuple[dict[str, dict[str, PartCounts]], str, int]:
-    (directory / "tokens").mkdir()
-    token_bytes = 2 if tokenizer.get_vocab_size() <= 1 << 16 else 4
-    end_of_text = end_of_text_id(tokenizer)
-    tally: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0, 0]))
-    keys: list[str] = []
-    done = 0
-    for split in SPLITS:
-        for batch in _batches(iterate_documents(directory, split)):
-            for document, encoding in zip(
-                batch, tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False), strict=True
-            ):
-                ids = np.array([*encoding.ids, end_of_text], dtype=token_dtype(token_bytes))
-                with token_path(directory, split, document.source).open("ab") as file:
-                    ids.tofile(file)
-                counts = tally[split][document.source]
-                for index, amount in enumerate((1, document.size_bytes, len(ids))):
-                    counts[index] += amount
-                keys.append(f"{split}\0{document.source}\0{document.name}\0{document.content_hash}")
-            done += len(batch)
-            options.report("pack", done)
-    parts = {
-        split: {
-            source: PartCounts(documents=documents, bytes=size, tokens=tokens)
-            for source, (documents, size, tokens) in sorted(sources.items())
-        }
-        for split, sources in tally.items()
-    }
-    return parts, hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest(), token_bytes
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
+def _batches(documents: Iterable[_Placed]) -> Iterator[list[_Placed]]:
+    batch: list[_Placed] = []
     batch_bytes = 0
-    for document in documents:
-        batch.append(document)
-        batch_bytes += document.size_bytes
+    for placed in documents:
+        batch.append(placed)
+        batch_bytes += placed.document.size_bytes
         if len(batch) == DOCUMENTS_PER_BATCH or batch_bytes >= BATCH_BYTES:
             yield batch
             batch, batch_bytes = [], 0
     if batch:
         yield batch
+
+
+def _encoded(batches: Iterable[list[_Placed]], tokenizer: Tokenizer) -> Iterator[tuple[list[_Placed], list[list[int]]]]:
+    """Each batch with its tokens. The tokenizer does without Python's lock: the next batch is read meanwhile."""
+
+    def encode(batch: list[_Placed]) -> list[list[int]]:
+        return encode_many(tokenizer, [placed.document.text for placed in batch])
+
+    with ThreadPoolExecutor(1) as pool:
+        running: tuple[list[_Placed], Future[list[list[int]]]] | None = None
+        for batch in batches:
+            done = (running[0], running[1].result()) if running is not None else None
+            running = batch, pool.submit(encode, batch)
+            if done is not None:
+                yield done
+        if running is not None:
+            yield running[0], running[1].result()
+
+
+class _Placed(NamedTuple):
+    """A document and where it goes."""
+
+    split: str
+    document: Document
+
+
+class _PartWriter:
+    """Texts into Parquet shards, tokens into one file for each split and source; counts both."""
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+        (directory / "tokens").mkdir()
+        self.token_bytes = 2 if tokenizer.get_vocab_size() <= 1 << 16 else 4
+        self._directory = directory
+        self._end_of_text = end_of_text_id(tokenizer)
+        self._shards = {split: _ShardWriter(directory, split) for split in SPLITS}
+        self._tally: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0, 0]))
+        self._keys: list[str] = []
+
+    def write(self, batch: list[_Placed], tokens: list[list[int]]) -> None:
+        """Append a batch, each document with its tokens."""
+        dtype = token_dtype(self.token_bytes)
+        for (split, document), own in zip(batch, tokens, strict=True):
+            ids = np.array([*own, self._end_of_text], dtype=dtype)
+            with token_path(self._directory, split, document.source).open("ab") as file:
+                ids.tofile(file)
+            counts = self._tally[split][document.source]
+            for index, amount in enumerate((1, document.size_bytes, len(ids))):
+                counts[index] += amount
+            self._keys.append(f"{split}\0{document.source}\0{document.name}\0{document.content_hash}")
+        for split, shard in self._shards.items():
+            shard.write([placed.document for placed in batch if placed.split == split])
+
+    def close(self) -> tuple[dict[str, dict[str, PartCounts]], str]:
+        """What each source gave to each split, and a digest of all documents."""
+        for shard in self._shards.values():
+            shard.close()
+        parts = {
+            split: {
+                source: PartCounts(documents=documents, bytes=size, tokens=tokens)
+                for source, (documents, size, tokens) in sorted(self._tally[split].items())
+            }
+            for split in SPLITS
+            if split in self._tally
+        }
+        return parts, hashlib.sha256("\n".join(sorted(self._keys)).encode()).hexdigest()
+
+
+class _ShardWriter:
+    """Parquet files of about 64 MiB of text each, `{split}-{index:05d}.parquet`; none where there is no document."""
+
+    def __init__(self, directory: Path, split: str) -> None:
+        self._directory, self._split = directory, split
+        self._index = self._bytes = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, documents: list[Document]) -> None:
+        """Append a group of rows."""
+        if not documents:
+            return
+        if self._writer is None:
+            path = self._directory / f"{self._split}-{self._index:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, _COLUMNS, compression="zstd")
+        rows = [{"source": d.source, "name": d.name, "hash": d.content_hash, "text": d.text} for d in documents]
+        self._writer.write_batch(pa.RecordBatch.from_pylist(rows, _COLUMNS))
+        self._bytes += sum(document.size_bytes for document in documents)
+        if self._bytes >= SHARD_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """End the current file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._bytes = None, 0
+            self._index += 1

@@ -27,13 +27,14 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
+    "pico": Preset(128, 4, 2, 2, 64, 384),
     "nano": Preset(192, 4, 3, 3, 64, 512),
     "mini": Preset(256, 4, 4, 2, 64, 768),
     "small": Preset(384, 8, 6, 3, 64, 1024),
     "base": Preset(768, 12, 12, 4, 64, 2560),
     "1b": Preset(2048, 12, 16, 8, 128, 8192, tie_word_embeddings=False),
 }
-"""With the default vocabulary of 8,192: 3, 5, 16 and 96 million parameters; `1b` has 960,881,664 with 50,257."""
+"""With the default vocabulary of 8,192: 2, 3, 5, 16 and 96 million parameters; `1b` has 960,881,664 with 50,257."""
 
 
 class LanguageModel(Qwen3ForCausalLM):

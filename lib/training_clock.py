@@ -25,6 +25,7 @@ class TrainingClock:
         self.budget, self.tokens_per_step = budget, tokens_per_step
         self._spent_seconds = spent_seconds
         self._started: float | None = None
+        self._stopped: float | None = None
         self._aside_seconds = 0.0
         self._agreed_share = self._own_share
 
@@ -54,11 +55,15 @@ class TrainingClock:
         yield
         self._aside_seconds += time.monotonic() - started
 
+    def stop(self) -> None:
+        """The training is over."""
+        self._stopped = time.monotonic()
+
     @property
     def pure_seconds(self) -> float:
-        """Seconds of training since `start`, without what was done aside."""
-        assert self._started is not None, "the training has not begun"
-        return time.monotonic() - self._started - self._aside_seconds
+        """Seconds of training from `start` to `stop`, without what was done aside."""
+        assert self._started is not None and self._stopped is not None, "the training has not begun or not ended"
+        return self._stopped - self._started - self._aside_seconds
 
     def tick(self, *, wants_to_stop: bool = False) -> bool:
         """Read the clock once a step. The first rank's time counts for all; returns whether any rank wants to stop."""
@@ -105,6 +110,11 @@ class BudgetCallback(TrainerCallback):
     ) -> None:
         self._clock.start()
         self._last = self._clock.progress(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._clock.stop()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

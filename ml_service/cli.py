@@ -102,7 +102,7 @@ def train(
     experiment: Annotated[
         str | None, typer.Option(help="Name of the experiment; the run's directory by default.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Shape of the model: nano, mini, small, base or 1b.")] = "nano",
+    preset: Annotated[str, typer.Option(help="Shape of the model: pico, nano, mini, small, base or 1b.")] = "nano",
     seconds: Annotated[float | None, typer.Option(help="Budget in seconds,")] = None,
     tokens: Annotated[int | None, typer.Option(help="or in tokens,")] = None,
     steps: Annotated[int | None, typer.Option(help="or in updates: exactly one of the three.")] = None,

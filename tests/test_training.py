@@ -173,5 +173,5 @@ def test_presets_have_the_sizes_that_they_claim() -> None:
         assert count_parameters(create_model("1b", 50_257, 512, 0)) == 960_881_664
     for preset in PRESETS:
         assert small_plan(steps=1, preset=preset).preset == preset
-    with pytest.raises(ValidationError, match="'nano', 'mini'"):
+    with pytest.raises(ValidationError, match="'pico', 'nano', 'mini'"):
         small_plan(steps=1, preset="huge")

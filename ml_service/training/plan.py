@@ -29,7 +29,7 @@ class TrainingPlan(BaseModel):
     """How the processes share the work."""
     experiment: str = Field("experiment", min_length=1, max_length=120)
     """The name under which the run is remembered."""
-    preset: Literal["nano", "mini", "small", "base", "1b"] = "nano"
+    preset: Literal["pico", "nano", "mini", "small", "base", "1b"] = "nano"
     """The model's shape, a key of `lib/modeling.py: PRESETS`."""
     seconds: float | None = Field(None, gt=0)
     """Budget in seconds of wall clock ..."""
