@@ -34,7 +34,7 @@ from lib.tokenizer import encode_many, end_of_text_id, save_tokenizer, train_byt
 REJECTED_FILE = "rejected.jsonl"
 DOCUMENTS_PER_BATCH = 256
 BATCH_BYTES = 2 << 20
-"""A batch is stored and tokenised as one: with either of the two it is full. Tokens take some 30 bytes a byte of text."""
+"""A batch is stored and tokenised as one: with either of the two it is full."""
 SHARD_BYTES = 64 << 20
 TOKENIZER_SAMPLE_BYTES = 8_000_000
 _COLUMNS = pa.schema([("source", pa.string()), ("name", pa.string()), ("hash", pa.string()), ("text", pa.string())])

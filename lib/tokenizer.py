@@ -71,7 +71,8 @@ def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     Long texts are cut where no token can cross, which shares the work equally and is a fifth faster.
     """
     cuts = _pieces if _splits_before_lines(tokenizer) else lambda text: [text]
-    pieces, counts = [], []
+    pieces: list[str] = []
+    counts: list[int] = []
     for text in texts:
         own = cuts(text)
         pieces += own
