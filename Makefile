@@ -8,7 +8,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all check fix demo bench lock
+.PHONY: help setup serve test test-all check fix demo repro bench lock
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ fix: $(STAMP) ## mend what ruff can mend
 demo: $(STAMP) ## train nano on the spot, export, serve, complete: under five minutes
 	$(BIN)/python -m benchmarks.demo
 
+repro: $(STAMP) ## the pipeline under DVC: params.yaml -> data/store/pipeline/bundle
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
 bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.bundle_quality $(BUNDLE)
 	$(BIN)/python -m benchmarks.equality $(BUNDLE)
@@ -57,6 +60,9 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.lookup $(BUNDLE)
 	$(BIN)/python -m benchmarks.soak $(BUNDLE)
 	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.loop_overhead
+	$(BIN)/python -m benchmarks.tokenising
+	$(BIN)/python -m benchmarks.shakespeare
 
 lock: ## make requirements.lock anew from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -113,6 +113,7 @@ class _PhaseBars:
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
+        self._phase = ""
 
     def __enter__(self) -> _PhaseBars:
         return self
@@ -122,8 +123,9 @@ class _PhaseBars:
             self._bar.close()
 
     def show(self, phase: str, done: int) -> None:
-        if self._bar is None or self._bar.desc != f"{phase}: ":
+        if self._bar is None or phase != self._phase:
             self.__exit__()
+            self._phase = phase
             interval = 0.2 if sys.stderr.isatty() else 30.0
             self._bar = tqdm(desc=phase, unit=" documents", mininterval=interval)
         self._bar.update(done - self._bar.n)
