@@ -44,9 +44,20 @@ class LanguageModelTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         self._validation, self._strategy, self._clock = validation, strategy, clock
+        self._own_optimizer, self._own_schedule = self.optimizer, self.lr_scheduler
         self._bytes_of_token = torch.from_numpy(bytes_of_token)
         # Not to be wrapped in DDP: `fully_shard` owns placement and gradients.
         self.is_distributed_loading_by_transformers = strategy.mode == "fsdp"
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The one that was given: for DeepSpeed the Trainer forgets it and asks again."""
+        self.optimizer = self._own_optimizer
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The same for the learning rate."""
+        self.lr_scheduler = self._own_schedule
+        return self.lr_scheduler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from ml_service.training.progress import PROGRESS_FILE, ProgressLog
 from ml_service.training.run_files import MODEL_DIRECTORY, last_checkpoint
 from train_distributed import main, parse_args, plan_of
 
+DEEPSPEED = PROJECT / "build/deepspeed"
 COMMON = ["--window", "64", "--eval-steps", "8", "--save-steps", "8", "--learning-rate", "3e-3", "--no-generation"]
 
 
@@ -91,6 +95,64 @@ def test_two_processes_learn_what_one_does(baseline: Path, dataset: Path, mode: 
     assert_alike(baseline.parent / name, baseline)
     result = json.loads((baseline.parent / name / "distributed.json").read_text())
     assert (result["processes"], result["samples"], result["tokens"]) == (2, 128, 128 * 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [["--deepspeed-stage", "1"], ["--deepspeed-stage", "2", "--offload-optimizer"], ["--deepspeed-stage", "3"]],
+)
+def test_two_processes_of_deepspeed_learn_what_one_does(
+    baseline: Path, dataset: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert DEEPSPEED.is_dir(), "`make test-all` puts DeepSpeed there"
+    monkeypatch.setenv("PYTHONPATH", str(DEEPSPEED))
+    name = "zero" + "".join(words)
+    run(2, "deepspeed", dataset, baseline.parent, "--max-steps", "16", "--run-name", name, *words)
+    assert_alike(baseline.parent / name, baseline)
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[dict[str, str]]:
+    """Two network namespaces joined by a cable: each with its address, and no other way to the other one."""
+    hosts = {"ml-a": "10.77.0.1", "ml-b": "10.77.0.2"}
+    first, second = hosts
+    for words in (
+        *(f"netns add {host}" for host in hosts),
+        f"link add {first} type veth peer name {second}",
+        *(f"link set {host} netns {host}" for host in hosts),
+        *(f"-n {host} addr add {address}/24 dev {host}" for host, address in hosts.items()),
+        *(f"-n {host} link set {device} up" for host in hosts for device in ("lo", host)),
+    ):
+        subprocess.run(["ip", *words.split()], check=True)
+    yield hosts
+    for host in hosts:
+        subprocess.run(["ip", "netns", "del", host], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces want root and iproute2")
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_hosts_learn_what_one_process_does(
+    baseline: Path, dataset: Path, two_hosts: dict[str, str], mode: str
+) -> None:
+    script = command(1, "baseline", dataset, baseline.parent, "--max-steps", "16", "--run-name", f"hosts-{mode}")[1:]
+    script[script.index("baseline")] = mode
+    script[script.index("--batch-size") + 1] = "4"
+    processes = []
+    for rank, host in enumerate(two_hosts):
+        launcher = [
+            "ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+            f"--node-rank={rank}", "--nproc-per-node=1", f"--master-addr={two_hosts['ml-a']}", "--master-port=29500",
+        ]  # fmt: skip
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": host}
+        processes.append(
+            subprocess.Popen([*launcher, *script], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        _, told = process.communicate(timeout=200)
+        assert process.returncode == 0, told[-3000:]
+    assert_alike(baseline.parent / f"hosts-{mode}", baseline)
 
 
 @pytest.mark.parametrize(
