@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from lib.hub import fetch
 from lib.text_data import PLAIN_SUFFIXES, ROW_SUFFIXES, SourceFile
 
 _TEST_FOLDERS = frozenset({"test", "tests", "idle_test", "testing", "site-packages", "dist-packages", "__pycache__"})
@@ -53,15 +54,9 @@ def hub_dataset(name: str, config: str | None = None) -> Iterator[SourceFile]:
     `config` is the folder in it, such as `20231101.ru` of `wikimedia/wikipedia`. Raises ConnectionError in words
     where the hub cannot be reached or has no such data set.
     """
-    from huggingface_hub import snapshot_download  # only this corpus needs it
-
-    pattern = f"{config}/*.parquet" if config else "*.parquet"
-    try:
-        root = snapshot_download(name, repo_type="dataset", allow_patterns=pattern)
-    except Exception as error:  # the client raises its own, its transport's and the file system's
-        raise ConnectionError(f"the hub gave no data set {name!r}: {type(error).__name__}") from error
+    root = fetch(name, "dataset", [f"{config}/*.parquet" if config else "*.parquet"])
     source = "--".join(["hub", *name.split("/"), *([config] if config else [])])
-    for file in sorted((Path(root) / (config or "")).glob("*.parquet")):
+    for file in sorted((root / (config or "")).glob("*.parquet")):
         yield SourceFile(file, file.name, source)
 
 

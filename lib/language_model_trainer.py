@@ -44,7 +44,7 @@ class LanguageModelTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         self._validation, self._strategy, self._clock = validation, strategy, clock
-        self._own_optimizer, self._own_schedule = self.optimizer, self.lr_scheduler
+        self._own_optimizer, self._own_schedule = kwargs["optimizers"]
         self._bytes_of_token = torch.from_numpy(bytes_of_token)
         # Not to be wrapped in DDP: `fully_shard` owns placement and gradients.
         self.is_distributed_loading_by_transformers = strategy.mode == "fsdp"

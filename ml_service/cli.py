@@ -146,7 +146,12 @@ def export(
 
 @app.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="Directory with config.json, safetensors and tokenizer.json.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR_OR_HUB_NAME", help="Directory with config.json, safetensors, tokenizer.json; or a hub's name."
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="Directory of the bundle; it appears proved or not at all.")],
     precision: Stored = "int8",
     licence: Annotated[str, typer.Option(help="The licence that the bundle names.")] = "unknown",
@@ -154,6 +159,7 @@ def import_(
     """Make a bundle of a checkpoint that transformers saved: Llama, Mistral, Qwen, Phi-3, Gemma and their like.
 
     Example: ml-service import ~/SmolLM2-135M data/store/bundles/smollm2
+    or: ml-service import HuggingFaceTB/SmolLM2-135M data/store/bundles/smollm2
     """
     from ml_service.pipeline.stages import import_checkpoint
 

@@ -183,8 +183,11 @@ def test_a_weight_without_a_place_in_the_graph_is_refused_by_name(tmp_path: Path
         build_graph(architecture_of(model.config), family_of(model.config), weights, "fp32")
 
 
-def test_what_has_no_graph_is_served_from_its_checkpoint_by_the_torch_runtime(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "gpt2", GPT2)
+@pytest.mark.parametrize(("model_type", "changes"), [("gpt2", GPT2), ("phi", {"partial_rotary_factor": 0.5})])
+def test_what_has_no_graph_is_served_from_its_checkpoint_by_the_torch_runtime(
+    tmp_path: Path, model_type: str, changes: dict[str, Any]
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", model_type, changes)
     with pytest.raises(BundleRefused, match="import it in fp32"):
         import_checkpoint(checkpoint, tmp_path / "bundle", "int8")
     manifest = import_checkpoint(checkpoint, tmp_path / "bundle", "fp32")
@@ -197,8 +200,40 @@ def test_what_has_no_graph_is_served_from_its_checkpoint_by_the_torch_runtime(tm
     model = open_live_model(tmp_path / "bundle", Settings(slots=1, runtime="torch"), Telemetry())
     assert model.metadata["commit"] == load_manifest(tmp_path / "bundle").commit
     model.engine.stop()
-    with pytest.raises(BundleRefused, match="model type 'gpt2': set ML_SERVICE_RUNTIME=torch"):
+    with pytest.raises(BundleRefused, match=f"model type '{model_type}': set ML_SERVICE_RUNTIME=torch"):
         open_live_model(tmp_path / "bundle", Settings(slots=1), Telemetry())
+
+
+def test_a_checkpoint_of_the_hub_is_imported_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint(tmp_path / "snapshots" / "0a1b", "llama", {})
+    asked: list[object] = []
+
+    def snapshot_download(name: str, **options: object) -> str:
+        asked.append((name, options))
+        return str(checkpoint)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    manifest = import_checkpoint("owner/small-llama", tmp_path / "bundle", "fp32")
+    assert manifest.experiment == "owner/small-llama"
+    patterns = ["*.json", "*.safetensors", "*.jinja"]
+    assert asked == [("owner/small-llama", {"repo_type": "model", "allow_patterns": patterns})]
+
+
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ConnectionError, match="the hub gave no model 'owner/nothing'"):
+        import_checkpoint("owner/nothing", tmp_path / "bundle", "fp32")
+    with pytest.raises(FileNotFoundError, match=r"nothing is no checkpoint that can be imported"):
+        import_checkpoint(tmp_path / "nothing", tmp_path / "bundle", "fp32")
+
+
+def test_a_tokenizer_that_does_not_fit_the_network_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", {"vocab_size": 250})
+    with pytest.raises(BundleRefused, match="the tokenizer has"):
+        import_checkpoint(checkpoint, tmp_path / "bundle", "fp32")
 
 
 def test_a_checkpoint_that_does_not_say_how_a_text_ends_is_refused(tmp_path: Path) -> None:

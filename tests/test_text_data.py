@@ -163,7 +163,7 @@ def test_a_data_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path, mo
     (document,) = read_documents(hub_dataset("wikimedia/wikipedia", "20231101.ru"))
     assert isinstance(document, Document)
     assert (document.source, document.text) == ("hub--wikimedia--wikipedia--20231101.ru", "\u043e\u0434\u0438\u043d")
-    assert asked == [("wikimedia/wikipedia", "20231101.ru/*.parquet")]
+    assert asked == [("wikimedia/wikipedia", ["20231101.ru/*.parquet"])]
 
 
 def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

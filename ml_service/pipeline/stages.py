@@ -95,8 +95,8 @@ def export_model(run: Path, output: Path, precision: Precision, licence: str = "
     return export_bundle(run, output, precision, PROJECT, verify_bundle, licence)
 
 
-def import_checkpoint(checkpoint: Path, output: Path, precision: Precision, licence: str = "unknown") -> Manifest:
-    """Make a bundle of a transformers checkpoint; it has proved itself in the serving runtime before it appears."""
+def import_checkpoint(checkpoint: str | Path, output: Path, precision: Precision, licence: str = "unknown") -> Manifest:
+    """Make a bundle of a transformers checkpoint, in a directory or on the hub, proved before it appears."""
     from ml_service.training.export import import_bundle  # torch stays out of other verbs
 
     return import_bundle(checkpoint, output, precision, PROJECT, verify_bundle, licence)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lib.files import sha256_of_file, staged_directory, write_json
+from lib.hub import checkpoint_directory
 from lib.modeling import count_parameters
 from lib.provenance import UNKNOWN_COMMIT, current_commit, now_utc, versions
 from lib.tokenizer import load_tokenizer
@@ -86,17 +87,24 @@ def export_bundle(
 
 
 def import_bundle(
-    checkpoint: Path, output: Path, precision: Precision, repository: Path, prove: Callable[[Path], None], licence: str
+    wanted: str | Path,
+    output: Path,
+    precision: Precision,
+    repository: Path,
+    prove: Callable[[Path], None],
+    licence: str,
 ) -> Manifest:
     """Make a bundle of a transformers checkpoint: config.json, safetensors, tokenizer.json.
 
-    Raises FileNotFoundError where one of them is missing, FileExistsError where `output` is in use, BundleRefused
+    `wanted` is its directory or its name on the hub. Raises ConnectionError where the hub does not give it,
+    FileNotFoundError where one of the files is missing, FileExistsError where `output` is in use, BundleRefused
     where the network is none that the graph can express.
     """
+    checkpoint, called = checkpoint_directory(wanted)
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         if not (checkpoint / name).is_file():
-            raise FileNotFoundError(f"{checkpoint} is no checkpoint that can be imported: it has no {name}")
-    origin = Origin(checkpoint.resolve().name, UNKNOWN_COMMIT, UNKNOWN, {}, licence)
+            raise FileNotFoundError(f"{wanted} is no checkpoint that can be imported: it has no {name}")
+    origin = Origin(called, UNKNOWN_COMMIT, UNKNOWN, {}, licence)
 
     def describe(directory: Path, manifest: Manifest, architecture: Architecture) -> None:
         (directory / CARD_FILE).write_text(imported_card(manifest, architecture), encoding="utf-8")
