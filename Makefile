@@ -66,6 +66,7 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.soak $(BUNDLE)
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.loop_overhead
+	$(BIN)/python -m benchmarks.gpu_training
 	$(BIN)/python -m benchmarks.tokenising
 	$(BIN)/python -m benchmarks.shakespeare
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -178,3 +180,23 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list(folder(tmp_path / "nothing"))
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_size_of_a_file(tmp_path: Path) -> None:
+    """200 MB in one file, as text and as rows, read by a process of its own."""
+    line = "The quick brown fox jumps over the lazy dog and sleeps.\n"
+    (tmp_path / "large.txt").write_text(line * (200_000_000 // len(line)))
+    with (tmp_path / "large.jsonl").open("w") as rows:
+        for number in range(200):
+            rows.write(json.dumps({"text": f"{number} {line * 18_000}"}) + "\n")
+    script = (
+        "import resource, sys; from pathlib import Path; from lib.corpora import folder; from lib.text_data import *\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "import pyarrow.parquet; before = peak()\n"
+        "print(sum(item.size_bytes for item in read_documents(folder(Path(sys.argv[1])))), peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    size_bytes, grown_mib = map(int, done.stdout.split())
+    assert size_bytes > 390_000_000
+    assert grown_mib < 100

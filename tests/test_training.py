@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from safetensors.numpy import load_file
 from lib.budget import Budget
 from lib.learning_rate import warmup_stable_decay
 from lib.modeling import PRESETS, count_parameters, create_model
+from lib.token_shards import TOKENIZER_FILE
+from lib.tokenizer import save_tokenizer, train_byte_level_bpe
 from lib.training_clock import TrainingClock
 from ml_service.common.errors import Conflict
 from ml_service.common.settings import PROJECT
@@ -34,6 +37,15 @@ def curve(run: Path) -> list[dict[str, float]]:
     """The points without what a clock measured."""
     points = ProgressLog(run / PROGRESS_FILE).points()
     return [{name: value for name, value in point.items() if name not in MEASURED} for point in points]
+
+
+def command(dataset: Path, run: Path) -> list[str]:
+    """`small_plan` of forty updates, as typed."""
+    return [
+        sys.executable, "-m", "ml_service.cli", "train", str(run), "--data", str(dataset), "--experiment", "small",
+        "--steps", "40", "--set", "window=64", "--set", "batch_size=8", "--set", "validation_tokens=1024",
+        "--set", "evaluations=2", "--set", "checkpoints=2", "--set", "precision=fp32",
+    ]  # fmt: skip
 
 
 def test_a_run_learns_and_leaves_its_files(run: Path) -> None:
@@ -57,12 +69,8 @@ def test_a_finished_run_is_left_as_it_is(run: Path) -> None:
 
 def test_a_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(run: Path, dataset: Path, tmp_path: Path) -> None:
     killed = tmp_path / "killed"
-    command = [
-        sys.executable, "-m", "ml_service.cli", "train", str(killed), "--data", str(dataset), "--experiment", "small",
-        "--steps", "40", "--set", "window=64", "--set", "batch_size=8", "--set", "validation_tokens=1024",
-        "--set", "evaluations=2", "--set", "checkpoints=2", "--set", "precision=fp32",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    words = command(dataset, killed)
+    process = subprocess.Popen(words, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     log = ProgressLog(killed / PROGRESS_FILE)
     deadline = time.monotonic() + 240
     while last_checkpoint(killed) is None:
@@ -73,7 +81,7 @@ def test_a_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(run: Path, 
     process.wait()
     assert not (killed / MODEL_DIRECTORY).exists()
     log.append({"step": 21, "seconds": 1e6})  # as if it had come further than its checkpoint before the kill
-    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    subprocess.run(words, cwd=PROJECT, check=True, capture_output=True)
     ours, expected = curve(killed), curve(run)
     assert [point["step"] for point in ours] == [point["step"] for point in expected]
     for point, other in zip(ours, expected, strict=True):
@@ -175,3 +183,40 @@ def test_presets_have_the_sizes_that_they_claim() -> None:
         assert small_plan(steps=1, preset=preset).preset == preset
     with pytest.raises(ValidationError, match="'pico', 'nano', 'mini'"):
         small_plan(steps=1, preset="huge")
+
+
+def test_bf16_learns_as_fp32_does_within_noise(run: Path, dataset: Path, tmp_path: Path) -> None:
+    train(build_training_artifacts(small_plan(dataset, tmp_path / "run", steps=40, precision="bf16")))
+    scores = [curve(directory)[-1]["validation_code_loss"] for directory in (run, tmp_path / "run")]
+    assert scores[1] == pytest.approx(scores[0], rel=0.02)
+
+
+def test_accumulated_passes_learn_what_one_large_pass_does(dataset: Path, tmp_path: Path) -> None:
+    for name, changes in (("one", {"batch_size": 8}), ("four", {"batch_size": 2, "accumulation": 4})):
+        train(build_training_artifacts(small_plan(dataset, tmp_path / name, steps=12, **changes)))
+    scores = [curve(tmp_path / name)[-1]["validation_code_loss"] for name in ("one", "four")]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_what_plain_ones_do(run: Path, dataset: Path, tmp_path: Path) -> None:
+    """In a process of its own: the compiler warns of itself."""
+    subprocess.run(
+        [*command(dataset, tmp_path / "run"), "--set", "compile=on"], cwd=PROJECT, check=True, capture_output=True
+    )
+    scores = [curve(directory)[-1]["validation_code_loss"] for directory in (run, tmp_path / "run")]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+
+
+def test_a_tokenizer_that_is_not_the_data_sets_is_refused(dataset: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "data")
+    save_tokenizer(train_byte_level_bpe(["other"], 300), copy / TOKENIZER_FILE)
+    with pytest.raises(ValueError, match="it is not its tokenizer"):
+        build_training_artifacts(small_plan(copy, tmp_path / "run", steps=1))
+
+
+def test_a_time_limit_ends_a_budget_of_steps(dataset: Path, tmp_path: Path) -> None:
+    artifacts = build_training_artifacts(small_plan(dataset, tmp_path / "run", steps=100_000, time_limit_s=1.0))
+    train(artifacts)
+    assert 1 <= artifacts.trainer.state.global_step < 100_000
+    assert (tmp_path / "run" / MODEL_DIRECTORY).is_dir()

@@ -1,0 +1,1 @@
+"""Tiny Shakespeare beside nanoGPT: the yardstick, ours, and who runs them."""
