@@ -162,7 +162,7 @@ def train_model() -> tuple[Any, Any]:
     tokenizer = prepare_tokenizer()
     if not any(Path(OUTPUT_DIR).glob("*.parquet")):
         prepare_dataset()
-    data = _packed(tokenizer)
+    data = packed_data(tokenizer)
     seconds = max(MAX_TRAINING_TIME_SECONDS - (time.monotonic() - started), 1.0)
     config = TRAINING_CONFIG
     plan = TrainingPlan(
@@ -216,13 +216,13 @@ def _load_texts() -> Dataset:
         return Dataset.from_dict({"text": [item.text for item in documents if isinstance(item, Document)]})
 
 
-def _packed(tokenizer: Any) -> Path:
+def packed_data(tokenizer: Any, data_dir: str = OUTPUT_DIR) -> Path:
     """The tokenised rows without their padding, as the workflow reads them; made once for the same files."""
-    files = _parquet_files(OUTPUT_DIR)
+    files = _parquet_files(data_dir)
     rows = sum(ParquetFile(path).metadata.num_rows for path in files)
     held_out = min(VALIDATION_SIZE, max(rows // 20, 1))
     state = [held_out, *((path.stat().st_mtime_ns, path.stat().st_size) for path in files)]
-    directory = Path(OUTPUT_DIR) / f"packed-{sha256_of_text(str(state))[:12]}"
+    directory = Path(data_dir) / f"packed-{sha256_of_text(str(state))[:12]}"
     if not directory.exists():
         pack_tokenised(files, directory, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), held_out)
     return directory

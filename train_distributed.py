@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib.interruption import TrainingStopped
 from lib.strategy import Strategy
+from lib.token_shards import MANIFEST_FILE
 from ml_service.common.errors import ServiceError
 from ml_service.training.plan import TrainingPlan
 
@@ -132,20 +133,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Train on the processes that `torchrun` started (or on this one), then tell what was measured."""
-    from lib.distributed import is_first, process_group, world_size
+    from lib.distributed import agree, is_first, process_group, world_size
     from ml_service.training.distributed_run import measured_training, write_continuation
 
     if given.no_wandb:
         os.environ["WANDB_DISABLED"] = "true"
     plan = plan_of(given, world_size())
     with process_group(plan.strategy):
-        result = measured_training(plan)
+        data = data_set_of(plan.data) if is_first() else plan.data
+        agree(0.0)  # the others wait until it is there
+        data = data_set_of(plan.data) if not is_first() else data
+        result = measured_training(plan.model_copy(update={"data": data}))
     if is_first():
         from ml_service.training.comparison import table
 
         print(table([result]))
         if not given.no_generation:
             write_continuation(plan.run, given.generation_prompt, sys.stdout)
+
+
+def data_set_of(directory: Path) -> Path:
+    """The directory itself, or what its tokenised Parquet files make when their padding is left out."""
+    if (directory / MANIFEST_FILE).is_file() or not any(directory.glob("*.parquet")):
+        return directory
+    import solution  # only the homework's files need its tokenizer
+
+    return solution.packed_data(solution.prepare_tokenizer(), str(directory))
 
 
 def _end(message: str, code: int) -> None:

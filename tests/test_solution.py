@@ -16,6 +16,8 @@ from datasets import Dataset
 from transformers import Trainer, TrainerControl, TrainingArguments
 
 import solution
+import train_distributed
+from lib.token_shards import load_manifest, load_tokens
 
 TEXTS = ["def value_total(count):\n    return count\n", "", "import os\n" * 700]
 
@@ -155,6 +157,27 @@ def test_a_plain_trainer_of_the_homework_learns_with_these_parts(
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < before - 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*the shipped tokenizer stands in")
+def test_the_distributed_script_trains_on_the_homework_s_parquet_files(
+    tokenizer: Any, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [path.read_text() for path in sorted(corpus.iterdir())[:24]]
+    rows = Dataset.from_dict({"text": texts}).map(
+        lambda examples: solution.tokenize_function(examples, tokenizer), batched=True, remove_columns=["text"]
+    )
+    solution.save_as_parquets(rows, "rows", 2)
+    words = "--preset pico --window 64 --batch-size 2 --max-steps 2 --data-dir rows --output-dir out --no-generation"
+    train_distributed.main(words.split())
+    assert "| baseline-1 | one process | 1 | 4 | 256 |" in capsys.readouterr().out
+    (packed,) = (tmp_path / "rows").glob("packed-*")
+    counts = load_manifest(packed).parts
+    assert counts["validation"]["tokenised"].documents == 1
+    assert counts["train"]["tokenised"].documents == 23
+    targets = [token for labels in rows["labels"] for token in labels if token >= 0]
+    parts = {part: load_tokens(packed, part)[0].tokens.tolist() for part in ("validation", "train")}
+    assert [*parts["validation"], *parts["train"]] == targets
 
 
 def test_the_whole_homework_runs_offline(monkeypatch: pytest.MonkeyPatch, corpus: Path) -> None:

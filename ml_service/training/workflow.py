@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,8 +152,7 @@ def train(artifacts: TrainingArtifacts) -> Path:
     step = trainer.state.global_step
     tokens_per_second = (step - step_of(artifacts.checkpoint)) * plan.tokens_per_step / artifacts.clock.pure_seconds
     if artifacts.clock.progress(step) < 1.0:
-        by = interruption.signal
-        assert by is not None, "only a signal ends a run before its time: this is a bug"
+        by = interruption.signal or signal.SIGTERM  # it may have come to another process only
         raise Interrupted(f"stopped by {by.name} after step {step}; the same command goes on from there", by)
     _save_model(artifacts, tokens_per_second)
     return model_directory
