@@ -60,6 +60,14 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def is_disk_error(error: BaseException | None) -> bool:
+    """Whether something could not be written: the libraries hide the system's error behind their own."""
+    words = ("No space left", "File too large", "failed writing file", "unexpected pos", "I/O error")
+    return error is not None and (
+        isinstance(error, OSError) or any(word in str(error) for word in words) or is_disk_error(error.__cause__)
+    )
+
+
 def sha256_of_file(path: Path) -> str:
     """The file's SHA-256 in hexadecimal, read in pieces of 1 MiB."""
     digest = hashlib.sha256()

@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from transformers import Trainer
 
 from lib.distributed import rank, summed, world_size
+from lib.files import is_disk_error
 from lib.interruption import CheckpointFailed, Diverged
 from lib.optimizer import parts_of
 from lib.packed_windows import FixedWindows
@@ -141,7 +142,7 @@ class LanguageModelTrainer(Trainer):
             with self._clock.aside():
                 super()._save_checkpoint(model, trial)
         except Exception as error:  # safetensors, torch and the file system raise each their own
-            if not _is_of_the_disk(error):
+            if not is_disk_error(error):
                 raise
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)
@@ -173,11 +174,3 @@ class LanguageModelTrainer(Trainer):
             return
         load_state(Path(checkpoint), self.model, parts_of(self.optimizer))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
-
-
-def _is_of_the_disk(error: BaseException | None) -> bool:
-    """Whether something could not be written; the libraries hide the system's error behind their own."""
-    words = ("No space left", "File too large", "failed writing file", "unexpected pos", "I/O error")
-    return error is not None and (
-        isinstance(error, OSError) or any(word in str(error) for word in words) or _is_of_the_disk(error.__cause__)
-    )

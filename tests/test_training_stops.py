@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from lib.interruption import CheckpointFailed, Diverged, Interruption
 from ml_service.common.errors import InsufficientStorage
@@ -111,6 +112,25 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_run_in_words_and_it_goes_on_wh
     assert "Traceback" not in full.stderr
     assert not list(run.glob("checkpoints/checkpoint-*"))
     subprocess.run(words, cwd=PROJECT, check=True, capture_output=True)
+    assert (run / MODEL_DIRECTORY).is_dir()
+
+
+def test_a_trained_model_that_finds_no_room_is_not_lost(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    artifacts = build_training_artifacts(small_plan(dataset, run, steps=3))
+
+    def fail(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(artifacts.model, "save", fail)
+    with pytest.raises(CheckpointFailed, match="the trained model could not be written"):
+        train(artifacts)
+    assert not (run / MODEL_DIRECTORY).exists()
+    again = build_training_artifacts(load_plan(run))
+    train(again)
+    assert again.trainer.state.global_step == 3
     assert (run / MODEL_DIRECTORY).is_dir()
 
 

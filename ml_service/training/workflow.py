@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from lib.deepspeed import deepspeed_config
 from lib.distributed import agree, is_first, shard, world_size
-from lib.interruption import Interrupted, Interruption
+from lib.files import is_disk_error
+from lib.interruption import CheckpointFailed, Interrupted, Interruption
 from lib.language_model_trainer import LanguageModelTrainer
 from lib.learning_rate import warmup_stable_decay
 from lib.memory import keep_freed_pages
@@ -154,7 +155,14 @@ def train(artifacts: TrainingArtifacts) -> Path:
     if artifacts.clock.progress(step) < 1.0:
         by = interruption.signal or signal.SIGTERM  # it may have come to another process only
         raise Interrupted(f"stopped by {by.name} after step {step}; the same command goes on from there", by)
-    _save_model(artifacts, tokens_per_second)
+    try:
+        _save_model(artifacts, tokens_per_second)
+    except Exception as error:
+        if not is_disk_error(error):
+            raise
+        raise CheckpointFailed(
+            f"the trained model could not be written: {error}; make room and give the same command: nothing is lost"
+        ) from error
     return model_directory
 
 
