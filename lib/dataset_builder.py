@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
+from lib.bulk_encoder import BulkEncoder
 from lib.files import staged_directory, write_json
 from lib.near_duplicates import HeldOutLines
 from lib.text_data import Document, Rejected, SourceFile, read_documents, split_of
@@ -29,7 +31,7 @@ from lib.token_shards import (
     token_dtype,
     token_path,
 )
-from lib.tokenizer import encode_many, end_of_text_id, save_tokenizer, train_byte_level_bpe
+from lib.tokenizer import end_of_text_id, save_tokenizer, train_byte_level_bpe
 
 REJECTED_FILE = "rejected.jsonl"
 DOCUMENTS_PER_BATCH = 256
@@ -39,6 +41,7 @@ SHARD_BYTES = 64 << 20
 TOKENIZER_SAMPLE_BYTES = 8_000_000
 _COLUMNS = pa.schema([("source", pa.string()), ("name", pa.string()), ("hash", pa.string()), ("text", pa.string())])
 
+Tokens = list[npt.NDArray[np.uint32]]
 Report = Callable[[str, int], None]
 """Told of progress: (name of the phase, documents done in it)."""
 
@@ -69,8 +72,8 @@ def build_dataset(files: Callable[[], Iterable[SourceFile]], output: Path, optio
         reasons: Counter[str] = Counter()
         writer = _PartWriter(directory, tokenizer)
         accepted = _accepted(files(), held_out, directory / REJECTED_FILE, reasons, options)
-        for batch, ids in _encoded(_batches(accepted), tokenizer):
-            writer.write(batch, ids)
+        for batch, tokens in _encoded(_batches(accepted), tokenizer):
+            writer.write(batch, tokens)
         parts, document_digest = writer.close()
         if "train" not in parts:
             raise ValueError(f"no usable document to train on; left out: {dict(reasons) or 'nothing, there was none'}")
@@ -154,14 +157,15 @@ def _batches(documents: Iterable[_Placed]) -> Iterator[list[_Placed]]:
         yield batch
 
 
-def _encoded(batches: Iterable[list[_Placed]], tokenizer: Tokenizer) -> Iterator[tuple[list[_Placed], list[list[int]]]]:
-    """Each batch with its tokens. The tokenizer does without Python's lock: the next batch is read meanwhile."""
+def _encoded(batches: Iterable[list[_Placed]], tokenizer: Tokenizer) -> Iterator[tuple[list[_Placed], Tokens]]:
+    """Each batch with its tokens. The encoder does without Python's lock: the next batch is read meanwhile."""
+    encoder = BulkEncoder(tokenizer)
 
-    def encode(batch: list[_Placed]) -> list[list[int]]:
-        return encode_many(tokenizer, [placed.document.text for placed in batch])
+    def encode(batch: list[_Placed]) -> Tokens:
+        return encoder.encode([placed.document.text for placed in batch])
 
     with ThreadPoolExecutor(1) as pool:
-        running: tuple[list[_Placed], Future[list[list[int]]]] | None = None
+        running: tuple[list[_Placed], Future[Tokens]] | None = None
         for batch in batches:
             done = (running[0], running[1].result()) if running is not None else None
             running = batch, pool.submit(encode, batch)
@@ -190,11 +194,11 @@ class _PartWriter:
         self._tally: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0, 0]))
         self._keys: list[str] = []
 
-    def write(self, batch: list[_Placed], tokens: list[list[int]]) -> None:
+    def write(self, batch: list[_Placed], tokens: Tokens) -> None:
         """Append a batch, each document with its tokens."""
         dtype = token_dtype(self.token_bytes)
         for (split, document), own in zip(batch, tokens, strict=True):
-            ids = np.array([*own, self._end_of_text], dtype=dtype)
+            ids = np.append(own, self._end_of_text).astype(dtype)
             with token_path(self._directory, split, document.source).open("ab") as file:
                 ids.tofile(file)
             counts = self._tally[split][document.source]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -16,7 +13,6 @@ from lib.files import sha256_of_file, staged
 END_OF_TEXT = "<|endoftext|>"
 DEFAULT_VOCABULARY_SIZE = 8192
 SMALLEST_VOCABULARY_SIZE = 257
-_PIECE_CHARACTERS = 16_384
 
 
 def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int = DEFAULT_VOCABULARY_SIZE) -> Tokenizer:
@@ -65,47 +61,6 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     return int(token_id)
 
 
-def encode_many(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each text, special ones never added; all cores work, without Python's lock.
-
-    Long texts are cut where no token can cross, which shares the work equally and is a fifth faster.
-    """
-    cuts = _pieces if _splits_before_lines(tokenizer) else lambda text: [text]
-    pieces: list[str] = []
-    counts: list[int] = []
-    for text in texts:
-        own = cuts(text)
-        pieces += own
-        counts.append(len(own))
-    encodings = iter(tokenizer.encode_batch_fast(pieces, add_special_tokens=False))
-    return [[i for encoding in islice(encodings, count) for i in encoding.ids] for count in counts]
-
-
-def _splits_before_lines(tokenizer: Tokenizer) -> bool:
-    """Whether a line break behind a character that is no space always begins a new word, as in GPT-2's pattern."""
-    made = json.loads(tokenizer.to_str())
-    splitter = made["pre_tokenizer"] or {}
-    is_gpt2 = splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
-    return is_gpt2 and not splitter.get("add_prefix_space") and made["normalizer"] is None and not _names_lines(made)
-
-
-def _names_lines(made: dict[str, Any]) -> bool:
-    return any("\n" in token["content"] for token in made["added_tokens"])
-
-
-def _pieces(text: str) -> list[str]:
-    pieces, start = [], 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        end = text.find("\n", start + _PIECE_CHARACTERS)
-        while end > 0 and text[end - 1].isspace():
-            end = text.find("\n", end + 1)
-        if end < 0:
-            break
-        pieces.append(text[start:end])
-        start = end
-    return [*pieces, text[start:]]
-
-
 def bytes_of_tokens(tokenizer: Tokenizer) -> list[int]:
     """How many bytes of text each token stands for, by id; special tokens stand for none. Byte-level BPE only."""
     special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
@@ -121,8 +76,8 @@ def bytes_of_token(tokenizer: Tokenizer, token_id: int) -> bytes:
     token = tokenizer.id_to_token(token_id) or ""
     if REPLACEMENT in text and (byte := re.fullmatch(r"<0x([0-9A-F]{2})>", token)):
         return bytes.fromhex(byte[1])  # the byte fallback of SentencePiece
-    if REPLACEMENT in text and all(character in _BYTE_OF_CHARACTER for character in token):
-        return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+    if REPLACEMENT in text and all(character in BYTE_OF_CHARACTER for character in token):
+        return bytes(BYTE_OF_CHARACTER[character] for character in token)
     return text.encode()
 
 
@@ -135,4 +90,4 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 REPLACEMENT = "\ufffd"
 """What a decoder writes for bytes that are no character; an open character at the end shows as exactly one."""
-_BYTE_OF_CHARACTER = _byte_level_alphabet()
+BYTE_OF_CHARACTER = _byte_level_alphabet()

@@ -6,18 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
 
 from lib.corpora import folder
 from lib.dataset_builder import BuildOptions, build_dataset
 from lib.packed_windows import BLOCK, FixedWindows, PackedWindows
 from lib.token_shards import TOKENIZER_FILE, PackedTokens, iterate_documents, load_manifest, load_tokens
-from lib.tokenizer import bytes_of_tokens, encode_many, end_of_text_id, load_tokenizer, train_byte_level_bpe
+from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer, train_byte_level_bpe
 from tests.conftest import build
-
-CODE_TOKENIZER = train_byte_level_bpe(["def f(a, b):\n    return a.b\n\n\n    a  b\t1\n"] * 3, 300)
 
 
 def test_packed_tokens_decode_to_the_documents_in_order(dataset: Path) -> None:
@@ -89,19 +84,6 @@ def test_every_text_survives_the_tokenizer_and_its_bytes_are_counted() -> None:
     assert sizes[end_of_text_id(tokenizer)] == 0
     with pytest.raises(ValueError, match="at least 257"):
         train_byte_level_bpe(["x"], 10)
-
-
-@given(st.lists(st.text(st.sampled_from("ab 1.'\n\t\u00a0\x1c日"), max_size=40), max_size=4))
-def test_cutting_long_texts_gives_the_tokens_of_the_whole(texts: list[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib.tokenizer._PIECE_CHARACTERS", 5)
-        assert encode_many(CODE_TOKENIZER, texts) == [CODE_TOKENIZER.encode(text).ids for text in texts]
-
-
-def test_a_tokenizer_of_another_kind_reads_texts_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = Tokenizer(models.WordLevel({"a\nb": 0, "?": 1}, unk_token="?"))
-    monkeypatch.setattr("lib.tokenizer._PIECE_CHARACTERS", 1)
-    assert encode_many(tokenizer, ["a\nb"]) == [[0]]
 
 
 def parts(**sizes: int) -> list[PackedTokens]:
