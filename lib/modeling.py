@@ -59,6 +59,17 @@ class LanguageModel(Qwen3ForCausalLM):
         """The blocks of the network."""
         return list(self.model.layers)
 
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> str | None:
+        """Take them; the name of the first one that does not fit or is missing, and then nothing is taken."""
+        own: dict[str, torch.Tensor] = self.state_dict()
+        tied = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
+        for name in sorted(own.keys() | weights.keys()):
+            shapes = [held[name].shape if name in held else None for held in (own, weights)]
+            if shapes[0] != shapes[1] and not (name in tied and shapes[1] is None):
+                return name
+        self.load_state_dict(weights, strict=False)
+        return None
+
     def save(self, directory: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """As the plain Qwen3 that it is, in safetensors; `weights` where they are not those held here."""
         if weights is not None and self.config.tie_word_embeddings:

@@ -103,6 +103,9 @@ def train(
         str | None, typer.Option(help="Name of the experiment; the run's directory by default.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Shape of the model: pico, nano, mini, small, base or 1b.")] = "nano",
+    start_from: Annotated[
+        Path | None, typer.Option(help="Begin with a trained model: the directory `model` of a run of this preset.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="Budget in seconds,")] = None,
     tokens: Annotated[int | None, typer.Option(help="or in tokens,")] = None,
     steps: Annotated[int | None, typer.Option(help="or in updates: exactly one of the three.")] = None,
@@ -120,7 +123,7 @@ def train(
     from ml_service.pipeline.stages import train_model
     from ml_service.training.plan import TrainingPlan
 
-    given: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "steps": steps}
+    given: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "steps": steps, "start_from": start_from}
     if mixture:
         given["mixture"] = {key: float(value) for key, value in map(_pair, mixture)}
     given |= {key: _value(text) for key, text in map(_pair, set_ or [])}

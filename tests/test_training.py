@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,12 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from lib.budget import Budget
+from lib.corpora import folder
+from lib.dataset_builder import BuildOptions, build_dataset
 from lib.learning_rate import warmup_stable_decay
 from lib.modeling import PRESETS, count_parameters, create_model
 from lib.token_shards import TOKENIZER_FILE
-from lib.tokenizer import save_tokenizer, train_byte_level_bpe
+from lib.tokenizer import load_tokenizer, save_tokenizer, train_byte_level_bpe
 from lib.training_clock import TrainingClock
 from ml_service.common.errors import Conflict
 from ml_service.common.settings import PROJECT
@@ -136,11 +140,11 @@ def test_a_budget_in_seconds_ends_the_run_in_time(dataset: Path, tmp_path: Path)
 def test_autocast_trains_on_this_processor_and_is_a_fact_of_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_service.training.workflow.bf16_gain", lambda: 2.0)
+    monkeypatch.setattr("ml_service.training.arguments.bf16_gain", lambda: 2.0)
     plan = small_plan(dataset, tmp_path / "run", steps=2, precision="auto")
     first = build_training_artifacts(plan)
     assert first.arguments.bf16
-    monkeypatch.setattr("ml_service.training.workflow.bf16_gain", lambda: 1.0)
+    monkeypatch.setattr("ml_service.training.arguments.bf16_gain", lambda: 1.0)
     resumed = build_training_artifacts(plan)
     assert resumed.arguments.bf16
     train(resumed)
@@ -220,3 +224,40 @@ def test_a_time_limit_ends_a_budget_of_steps(dataset: Path, tmp_path: Path) -> N
     train(artifacts)
     assert 1 <= artifacts.trainer.state.global_step < 100_000
     assert (tmp_path / "run" / MODEL_DIRECTORY).is_dir()
+
+
+def test_a_warm_start_goes_on_from_what_was_learnt_and_replays_the_old_corpus(
+    run: Path, corpus: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """New text beside a share of the old one, in the old tokenizer; judged on both."""
+    (tmp_path / "new").mkdir()
+    for number in range(40):
+        words = " ".join(random.Random(number).choices("river stone wind the of and light under falls".split(), k=300))
+        (tmp_path / "new" / f"{number}.txt").write_text(words)
+    old = load_tokenizer(dataset / TOKENIZER_FILE)
+    options = BuildOptions(tokenizer=old, validation_share=0.2)
+    build_dataset(lambda: chain(folder(corpus), folder(tmp_path / "new")), tmp_path / "data", options)
+    changes = {"steps": 20, "mixture": {"code": 0.3, "new": 0.7}, "start_from": run / MODEL_DIRECTORY}
+    plan = small_plan(tmp_path / "data", tmp_path / "warm", **changes, learning_rate=1e-3, muon_learning_rate=5e-3)
+    train(build_training_artifacts(plan))
+    before, after = curve(run)[-1]["validation_code_loss"], curve(tmp_path / "warm")[-1]
+    assert after["validation_code_loss"] < before + 0.3, "it forgot"
+    cold = small_plan(tmp_path / "data", tmp_path / "cold", **(changes | {"start_from": None}))
+    train(build_training_artifacts(cold))
+    assert after["validation_code_loss"] < curve(tmp_path / "cold")[-1]["validation_code_loss"] - 0.5
+    assert after["validation_new_loss"] < 4.0
+    assert json.loads((tmp_path / "warm" / RUN_FILE).read_text())["start_weights"]
+
+
+def test_a_start_that_does_not_fit_is_refused_in_words(run: Path, dataset: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run / MODEL_DIRECTORY, tmp_path / "other")
+    save_tokenizer(train_byte_level_bpe(["other"], 300), other / TOKENIZER_FILE)
+    for changes, error, words in (
+        ({"start_from": tmp_path}, FileNotFoundError, "is no trained model"),
+        ({"start_from": other}, ValueError, "another tokenizer than the data set"),
+        ({"start_from": run / MODEL_DIRECTORY, "preset": "pico"}, ValueError, "another shape than the preset"),
+    ):
+        with pytest.raises(error, match=words):
+            build_training_artifacts(small_plan(dataset, tmp_path / "run", steps=1, **changes))
+    with pytest.raises(Conflict, match="began with other weights"):
+        build_training_artifacts(load_plan(run).model_copy(update={"start_from": run / MODEL_DIRECTORY}))

@@ -134,7 +134,7 @@ def _corpus_command(dataset: Mapping[str, Any]) -> str:
 
 def _command(plan: TrainingPlan) -> str:
     named = ("experiment", "preset", "seconds", "tokens", "steps", "mixture")
-    given = plan.model_dump(exclude_defaults=True, exclude={"data", "run", "strategy"})
+    given = plan.model_dump(exclude_defaults=True, exclude={"data", "run", "strategy", "start_from"})
     words = ["ml-service", "train", "RUN", "--data", "DATA"]
     for name in ("experiment", "preset", "seconds", "tokens", "steps"):
         if name in given:

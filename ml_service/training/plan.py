@@ -12,7 +12,7 @@ from lib.budget import Budget
 from lib.strategy import Strategy
 
 PLAN_FILE = "plan.json"
-_PLACES = frozenset({"data", "run", "strategy"})
+_PLACES = frozenset({"data", "run", "strategy", "start_from"})
 """Keys that say where a run is computed rather than what."""
 
 
@@ -31,6 +31,8 @@ class TrainingPlan(BaseModel):
     """The name under which the run is remembered."""
     preset: Literal["pico", "nano", "mini", "small", "base", "1b"] = "nano"
     """The model's shape, a key of `lib/modeling.py: PRESETS`."""
+    start_from: Path | None = None
+    """Directory of a trained model with which it begins: the same preset, and the data set's tokenizer."""
     seconds: float | None = Field(None, gt=0)
     """Budget in seconds of wall clock ..."""
     tokens: int | None = Field(None, gt=0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib.files import write_json
+from lib.files import sha256_of_file, write_json
 from lib.provenance import current_commit, machine, now_utc, versions
 from lib.token_shards import DatasetManifest
 from ml_service.common.errors import Conflict, InsufficientStorage
@@ -18,6 +18,7 @@ from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
 
 RUN_FILE = "run.json"
 MODEL_DIRECTORY = "model"
+WEIGHTS_FILE = "model.safetensors"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 TENSORBOARD_DIRECTORY = "tensorboard"
 KEPT_CHECKPOINTS = 2
@@ -63,6 +64,8 @@ def facts_of(
         if load_plan(plan.run).recipe != plan.recipe:
             raise Conflict(f"{plan.run} holds a run with another plan: choose another directory, or give the same plan")
         facts = load_facts(plan.run)
+        if facts.get("start_weights") != start_weights(plan):
+            raise Conflict(f"{plan.run} began with other weights: a run goes on with those that it began with")
         if facts["dataset_fingerprint"] != dataset.fingerprint:
             raise Conflict(f"{plan.run} was begun on another data set: a run goes on with the data that it began with")
         return facts
@@ -70,11 +73,22 @@ def facts_of(
         "started": now_utc(),
         "commit": str(current_commit(PROJECT)),
         "autocast": choose_autocast(plan),
+        "start_weights": start_weights(plan),
         "dataset_fingerprint": dataset.fingerprint,
         "dataset": dataset.model_dump(),
         "versions": versions("torch", "transformers", "tokenizers"),
         "machine": machine(),
     }
+
+
+def start_weights(plan: TrainingPlan) -> str | None:
+    """The SHA-256 of the weights that it begins with; None from scratch. Raises FileNotFoundError in words."""
+    if plan.start_from is None:
+        return None
+    path = plan.start_from / WEIGHTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{plan.start_from} is no trained model: it has no {WEIGHTS_FILE}")
+    return sha256_of_file(path)
 
 
 def begin_run(plan: TrainingPlan, facts: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from dataclasses import dataclass
@@ -10,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers import ProgressCallback as TransformersProgressCallback
-from transformers.integrations import TensorBoardCallback, is_mlflow_available
+from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 
-from lib.deepspeed import deepspeed_config
 from lib.distributed import agree, is_first, shard, world_size
-from lib.files import is_disk_error
+from lib.files import is_disk_error, sha256_of_file
 from lib.interruption import CheckpointFailed, Interrupted, Interruption
 from lib.language_model_trainer import LanguageModelTrainer
 from lib.learning_rate import warmup_stable_decay
@@ -29,17 +28,18 @@ from lib.modeling import LanguageModel, count_parameters, create_model
 from lib.optimizer import MuonWithAdamW, adamw
 from lib.packed_windows import FixedWindows, PackedWindows
 from lib.sharded_checkpoints import full_weights
-from lib.throughput import bf16_gain, flops_per_token, matmul_parameters, peak_flops, peak_memory_mib
+from lib.throughput import flops_per_token, matmul_parameters, peak_flops, peak_memory_mib
 from lib.token_shards import TOKENIZER_FILE, DatasetManifest, load_manifest, load_tokens
 from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer
 from lib.training_clock import BudgetCallback, Often, TrainingClock
+from ml_service.training.arguments import arguments_of, autocast_of
 from ml_service.training.plan import TrainingPlan
 from ml_service.training.progress import PROGRESS_FILE, ProgressCallback, ProgressLog, Rates
 from ml_service.training.run_files import (
     CHECKPOINTS_DIRECTORY,
-    KEPT_CHECKPOINTS,
     MODEL_DIRECTORY,
     TENSORBOARD_DIRECTORY,
+    WEIGHTS_FILE,
     begin_run,
     check_room,
     facts_of,
@@ -49,9 +49,6 @@ from ml_service.training.run_files import (
     step_of,
 )
 
-LOG_EVERY_STEPS = 10
-BF16_MUST_GAIN = 1.2
-"""How much faster a product must be in bf16; less than that is noise, and fp32 is exact."""
 _BYTES_A_PARAMETER = 12
 """Of a checkpoint: the weight and two moments in fp32."""
 
@@ -87,7 +84,7 @@ def build_training_artifacts(plan: TrainingPlan) -> TrainingArtifacts:
     keep_freed_pages()
     transformers_logging.disable_progress_bar()
     dataset = load_manifest(plan.data)
-    facts = facts_of(plan, dataset, _autocast_of)
+    facts = facts_of(plan, dataset, autocast_of)
     tokenizer = load_tokenizer(plan.data / TOKENIZER_FILE)
     end_id = _end_id_of(tokenizer, dataset)
     checkpoint = last_checkpoint(plan.run)
@@ -96,10 +93,12 @@ def build_training_artifacts(plan: TrainingPlan) -> TrainingArtifacts:
     resumed = progress.cut_after(step_of(checkpoint)) if is_new else progress.last()
     clock = TrainingClock(plan.budget, plan.tokens_per_step, resumed.seconds)
     in_bf16 = agree(float(facts["autocast"] == "bf16"))[0] > 0
-    arguments = _arguments(plan, clock, in_bf16)
+    arguments = arguments_of(plan, clock, in_bf16)
     train_windows = _train_windows(plan, clock, end_id)
     validation_windows = _validation_windows(plan, end_id)
     model = create_model(plan.preset, dataset.vocabulary_size, plan.window, end_id)
+    if plan.start_from is not None:
+        _begin_with(model, plan.start_from, dataset)
     check_room(plan.run, _BYTES_A_PARAMETER * count_parameters(model))
     rates = _rates_of(plan, model, in_bf16)
     _place(model, plan, arguments)
@@ -201,6 +200,18 @@ def _end_id_of(tokenizer: Tokenizer, dataset: DatasetManifest) -> int:
     return end_of_text_id(tokenizer)
 
 
+def _begin_with(model: LanguageModel, directory: Path, dataset: DatasetManifest) -> None:
+    """Take the weights of a trained model. Raises ValueError where it has another tokenizer or shape."""
+    if sha256_of_file(directory / TOKENIZER_FILE) != dataset.tokenizer_sha256:
+        raise ValueError(
+            f"{directory} has another tokenizer than the data set: build that with "
+            f"`--tokenizer {directory / TOKENIZER_FILE}`"
+        )
+    missing = model.load_weights(load_file(directory / WEIGHTS_FILE))
+    if missing:
+        raise ValueError(f"{directory} has another shape than the preset: {missing} does not fit")
+
+
 def _train_windows(plan: TrainingPlan, clock: TrainingClock, end_id: int) -> PackedWindows:
     windows = clock.max_steps * plan.batch_size * plan.accumulation
     return PackedWindows(load_tokens(plan.data, "train"), plan.mixture, plan.window, windows, plan.seed, end_id)
@@ -236,52 +247,3 @@ def _optimizer(plan: TrainingPlan, model: LanguageModel) -> torch.optim.Optimize
     if plan.optimizer == "adamw":
         return adamw(model, plan.learning_rate, plan.weight_decay)
     return MuonWithAdamW(model, plan.learning_rate, plan.muon_learning_rate, plan.weight_decay)
-
-
-def _arguments(plan: TrainingPlan, clock: TrainingClock, in_bf16: bool) -> TrainingArguments:
-    if plan.batch_size % world_size():
-        raise ValueError(f"batch_size {plan.batch_size} cannot be shared equally by {world_size()} processes")
-    windows = plan.batch_size // world_size()
-    return TrainingArguments(
-        output_dir=str(plan.run / CHECKPOINTS_DIRECTORY),
-        max_steps=clock.max_steps,
-        per_device_train_batch_size=windows,
-        per_device_eval_batch_size=windows,
-        gradient_accumulation_steps=plan.accumulation,
-        train_sampling_strategy="sequential",
-        bf16=in_bf16,
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
-        eval_strategy="no",
-        save_total_limit=KEPT_CHECKPOINTS,
-        logging_steps=LOG_EVERY_STEPS,
-        logging_nan_inf_filter=False,
-        report_to=_reporters(),
-        run_name=plan.experiment,
-        seed=plan.seed,
-        disable_tqdm=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        ddp_timeout=int(plan.strategy.timeout_s),
-        ddp_find_unused_parameters=False,
-        deepspeed=deepspeed_config(plan.strategy) if plan.strategy.mode == "deepspeed" else None,
-    )
-
-
-def _reporters() -> list[str]:
-    """Where else the curves go. Raises ValueError where MLflow is asked for and not installed."""
-    if not os.environ.get("MLFLOW_TRACKING_URI") or not is_first():
-        return []
-    if not is_mlflow_available():
-        raise ValueError("MLFLOW_TRACKING_URI is set and MLflow is missing: pip install 'ml-service[mlflow]'")
-    return ["mlflow"]
-
-
-def _autocast_of(plan: TrainingPlan) -> str:
-    """What computes a new run: `bf16` or `none`."""
-    if plan.precision != "auto":
-        return "bf16" if plan.precision == "bf16" else "none"
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "none"
-    return "bf16" if bf16_gain() > BF16_MUST_GAIN else "none"
