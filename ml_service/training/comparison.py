@@ -75,8 +75,8 @@ def table(results: Sequence[Result]) -> str:
     """Markdown; rates and losses beside those of the first one, which should be the single process."""
     first = results[0]
     lines = [
-        "| run | mode | processes | samples | tokens | seconds | tokens/s | of one | peak MiB | theory MiB | loss "
-        "| bits/byte |",
+        "| run | mode | processes | samples | tokens | seconds | tokens/s | of the first | peak MiB | theory MiB "
+        "| loss | bits/byte |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
@@ -117,7 +117,7 @@ def _plot(found: dict[Path, Result], path: Path) -> None:
     memory.barh(names, [one.peak_memory_mib for one in found.values()], label="measured, the whole process")
     memory.barh(names, [one.model_memory_mib for one in found.values()], height=0.4, label="theory, the model alone")
     memory.set(title="memory of a process", xlabel="MiB")
-    memory.legend()
+    memory.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     quality.barh(names, [one.evaluation_loss for one in found.values()])
     quality.set(title="evaluation loss", xlabel="nats a token")
     for axes in (rates, memory, quality):
