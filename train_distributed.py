@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             run(given)
     except TrainingStopped as stopped:
-        _end(str(stopped), stopped.exit_code)
+        _end(str(stopped), stopped.exit_code, at_once=stopped.ends_at_once)
     except (ServiceError, OSError, ValueError, ImportError) as error:
         _end(str(error), 1)
 
@@ -161,8 +161,11 @@ def data_set_of(directory: Path) -> Path:
     return solution.packed_data(solution.prepare_tokenizer(), str(directory))
 
 
-def _end(message: str, code: int) -> None:
+def _end(message: str, code: int, *, at_once: bool = False) -> None:
     print(f"train_distributed, rank {os.environ.get('RANK', '0')}: {message}", file=sys.stderr, flush=True)
+    if at_once:
+        sys.stdout.flush()
+        os._exit(code)
     raise SystemExit(code)
 
 

@@ -21,6 +21,8 @@ from lib.strategy import Strategy
 class RankLost(TrainingStopped):
     """A collective operation ended without the others."""
 
+    ends_at_once = True
+
 
 def world_size() -> int:
     """How many processes `torchrun` started; 1 without it."""
@@ -54,18 +56,21 @@ def process_group(strategy: Strategy) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend, timeout=timedelta(seconds=strategy.timeout_s))
+    is_lost = False
     try:
         yield
     except RuntimeError as error:
         if not _is_of_the_network(error):
             raise
+        is_lost = True
         raise RankLost(
             f"another process hangs, has died or cannot be reached (waited up to {strategy.timeout_s:g} s): "
             f"{str(error).splitlines()[0][:200]}; its own output tells more, and the same command goes on from the "
             f"last checkpoint"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if not is_lost:  # to leave the others in order would mean to wait for them once more
+            dist.destroy_process_group()
 
 
 def agree(value: float, *, any_wants_to_stop: bool = False) -> tuple[float, bool]:

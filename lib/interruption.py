@@ -15,6 +15,8 @@ class TrainingStopped(Exception):
     """A training that ended before its budget was spent, and from where it can go on."""
 
     exit_code = 1
+    ends_at_once = False
+    """An interpreter that ended in order would wait for what it has asked of a process that hangs."""
 
 
 class Interrupted(TrainingStopped):
