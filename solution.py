@@ -26,7 +26,7 @@ from transformers.utils import is_flash_attn_2_available
 from lib import corpora, modeling
 from lib.files import sha256_of_text
 from lib.text_data import Document, read_documents
-from lib.tokenized_rows import pack_tokenised
+from lib.tokenized_rows import IGNORED_LABEL, pack_tokenised
 from lib.tokenizer import END_OF_TEXT
 from ml_service.common.settings import PROJECT
 from ml_service.training.plan import TrainingPlan
@@ -52,7 +52,6 @@ TRAINING_CONFIG: dict[str, Any] = {
 }
 """Words of `TrainingArguments`; `train_model` makes a training plan of them."""
 SHIPPED_TOKENIZER = PROJECT / "data/bundle/tokenizer.json"
-_IGNORED = -100
 
 
 class TimeoutCallback(TrainerCallback):
@@ -97,7 +96,7 @@ def tokenize_function(examples: dict[str, list[str]], tokenizer: Any) -> dict[st
     labels = []
     for ids, mask in zip(encoded[INPUT_IDS], encoded[ATTENTION_MASK], strict=True):
         length = sum(mask) + 1
-        labels.append([*ids[:length], *[_IGNORED] * (MAX_LENGTH - length)])
+        labels.append([*ids[:length], *[IGNORED_LABEL] * (MAX_LENGTH - length)])
     return {INPUT_IDS: encoded[INPUT_IDS], ATTENTION_MASK: encoded[ATTENTION_MASK], LABELS: labels}
 
 

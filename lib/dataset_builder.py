@@ -28,6 +28,7 @@ from lib.token_shards import (
     TOKENIZER_FILE,
     DatasetManifest,
     PartCounts,
+    token_bytes_for,
     token_dtype,
     token_path,
 )
@@ -187,7 +188,7 @@ class _PartWriter:
 
     def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
         (directory / "tokens").mkdir()
-        self.token_bytes = 2 if tokenizer.get_vocab_size() <= 1 << 16 else 4
+        self.token_bytes = token_bytes_for(tokenizer.get_vocab_size())
         self._directory = directory
         self._end_of_text = end_of_text_id(tokenizer)
         self._shards = {split: _ShardWriter(directory, split) for split in SPLITS}

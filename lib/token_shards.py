@@ -88,6 +88,11 @@ def token_path(directory: Path, split: str, source: str) -> Path:
     return directory / "tokens" / f"{split}-{source}.bin"
 
 
+def token_bytes_for(vocabulary_size: int) -> int:
+    """How wide a token is stored: 2 bytes where all of the vocabulary has room in them, else 4."""
+    return 2 if vocabulary_size <= 1 << 16 else 4
+
+
 def token_dtype(token_bytes: int) -> type[np.unsignedinteger]:
     """How a token is stored that takes so many bytes."""
     return np.uint16 if token_bytes == 2 else np.uint32

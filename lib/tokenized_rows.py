@@ -19,6 +19,7 @@ from lib.token_shards import (
     TOKENIZER_FILE,
     DatasetManifest,
     PartCounts,
+    token_bytes_for,
     token_dtype,
     token_path,
 )
@@ -37,7 +38,7 @@ def pack_tokenised(files: list[Path], output: Path, tokenizer: Tokenizer, valida
     """
     vocabulary_size = tokenizer.get_vocab_size()
     size_of = np.array(bytes_of_tokens(tokenizer), np.int64)
-    token_bytes = 2 if vocabulary_size <= 1 << 16 else 4
+    token_bytes = token_bytes_for(vocabulary_size)
     counts = {split: [0, 0, 0] for split in SPLITS}
     digest = hashlib.sha256()
     with staged_directory(output) as directory:

@@ -23,6 +23,8 @@ from ml_service.inference.live import open_live_model, open_session
 from ml_service.inference.scoring import score_text
 from ml_service.pipeline.parameters import InferenceModel, Parameters
 from ml_service.pipeline.stages import Sources, export_model, extract_data, train_model
+from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
+from ml_service.training.run_files import is_finished, load_facts
 from ml_service.utils.telemetry import Telemetry
 
 STAGES = ("extract_data", "train_model", "inference_model")
@@ -49,17 +51,15 @@ def _extract_data(parameters: Parameters, directory: Path, fresh: bool) -> None:
 
 def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
     from ml_service.training.card import draw_curve
-    from ml_service.training.plan import TrainingPlan, load_plan
     from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-    from ml_service.training.run_files import load_facts
 
     run = directory / RUN
     plan = TrainingPlan(
         **({"experiment": "pipeline"} | parameters.train_model | {"data": directory / DATA, "run": run})
     )
     # An interrupted run goes on; one with another recipe or other data is in the way.
-    if fresh and (run / "plan.json").is_file():
-        _clear(load_plan(run).recipe != plan.recipe or _is_finished(run), run)
+    if fresh and (run / PLAN_FILE).is_file():
+        _clear(load_plan(run).recipe != plan.recipe or is_finished(run), run)
     train_model(plan)
     _clear(fresh, directory / BUNDLE)
     wanted = parameters.export_model
@@ -136,12 +136,6 @@ def _write_csv(path: Path, columns: tuple[str, ...], points: Iterable[dict[str, 
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([point[name] for name in columns] for point in points if point.keys() >= set(columns))
-
-
-def _is_finished(run: Path) -> bool:
-    from ml_service.training.run_files import is_finished
-
-    return is_finished(run)
 
 
 def _clear(wanted: bool, directory: Path) -> None:

@@ -14,7 +14,6 @@ from ml_service.training.progress import PROGRESS_FILE, ProgressLog
 RESULT_FILE = "distributed.json"
 PLOT_FILE = "comparison.png"
 TABLE_FILE = "comparison.md"
-_MIB = 1 << 20
 _WEIGHT, _GRADIENT, _ADAM_STATE = 4, 4, 8
 """Bytes a parameter in fp32: 16 together."""
 
