@@ -21,6 +21,9 @@ from lib.dataset_builder import BuildOptions, build_dataset  # noqa: E402
 from lib.token_shards import DatasetManifest  # noqa: E402
 from ml_service.backend.app import create_app  # noqa: E402
 from ml_service.common.settings import Settings  # noqa: E402
+from ml_service.data.database import Database  # noqa: E402
+from ml_service.data.schema import migrate  # noqa: E402
+from tests.databases import Cluster  # noqa: E402
 
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("noisy", deadline=None)
@@ -108,14 +111,43 @@ def _export(run: Path, output: Path, precision: str) -> Path:
     return output
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server of our own."""
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """An empty database; None is SQLite in the store."""
+    if request.param == "sqlite":
+        return None
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.create()
+
+
+@pytest.fixture
+def database(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
+    """A database with its schema, of either kind; its store is `tmp_path / "store"`."""
+    database = Database(database_url, tmp_path / "store")
+    migrate(database)
+    yield database
+    database.close()
+
+
 @pytest.fixture
 def settings(bundle: Path, tmp_path: Path) -> Settings:
     return Settings(bundle=bundle, store=tmp_path / "store", slots=4, max_waiting=4, prefill_chunk=16, threads=2)
 
 
 @pytest.fixture(scope="session")
-def client(bundle: Path) -> Iterator[TestClient]:
+def client(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """The app with the small bundle, as a client sees it."""
-    settings = Settings(bundle=bundle, slots=4, max_waiting=4, prefill_chunk=16, threads=1, max_body_bytes=20_000)
+    store = tmp_path_factory.mktemp("store")
+    settings = Settings(
+        bundle=bundle, store=store, slots=4, max_waiting=4, prefill_chunk=16, threads=1, max_body_bytes=20_000
+    )
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client

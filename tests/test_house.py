@@ -17,6 +17,7 @@ from ml_service.common.settings import PROJECT, Settings
 TREE = ("lib", "ml_service", "benchmarks", "tests")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 SOURCES = sorted(path for folder in TREE for path in (PROJECT / folder).rglob("*.py"))
+WRITTEN = [path for path in SOURCES if "versions" not in path.parts]  # migrations are generated
 
 
 def test_a_process_that_imports_the_app_has_no_torch() -> None:
@@ -63,7 +64,7 @@ def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PROJECT)))
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_a_file_has_a_caption_and_is_not_two_files(path: Path) -> None:
     assert len(caption_of(path)) <= 118
     assert len(path.read_text().splitlines()) <= 300

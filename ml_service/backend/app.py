@@ -18,6 +18,8 @@ from ml_service.backend.errors import add_error_handlers
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, RequestId
 from ml_service.backend.routes import forward, forward_batch, health, metadata, openai
 from ml_service.common.settings import Settings
+from ml_service.data.database import Database
+from ml_service.data.schema import migrate
 from ml_service.inference.live import Live, open_live_model
 from ml_service.utils.telemetry import Telemetry
 
@@ -33,25 +35,29 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     The start raises BundleRefused where the bundle cannot be trusted.
     """
     live, telemetry = live or Live(), telemetry or Telemetry()
+    database = Database(settings.database_address, settings.store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(migrate, database)
         if not live.is_open:
             live.hold(await asyncio.to_thread(open_live_model, settings.bundle_directory, settings, telemetry))
         telemetry.watch_step_age(live.last_step_age_s)
         yield
         await asyncio.to_thread(live.close)
+        database.close()
 
     app: FastAPI = FastAPIOffline(
         title="ml_service",
         description=DESCRIPTION,
         version=version("ml-service"),
         lifespan=lifespan,
-        openapi_tags=[{"name": "inference"}, {"name": "openai"}, {"name": "operations"}],
+        openapi_tags=[{"name": name} for name in ("inference", "openai", "learning", "operations")],
         redoc_url=None,
         static_url="/docs/static",
     )
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
+    app.state.database = database
     add_error_handlers(app)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])

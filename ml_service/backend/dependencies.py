@@ -12,6 +12,7 @@ from fastapi.security import HTTPBearer
 
 from ml_service.common.errors import Unauthenticated, UnsupportedMediaType
 from ml_service.common.settings import Settings
+from ml_service.data.database import Database
 from ml_service.inference.live import Live, LiveModel
 
 
@@ -39,6 +40,19 @@ def _live(request: Request) -> Live:
     live = request.app.state.live
     assert isinstance(live, Live)
     return live
+
+
+async def database_of(request: Request) -> Database:
+    """What is remembered."""
+    database = request.app.state.database
+    assert isinstance(database, Database)
+    return database
+
+
+async def actor_of(request: Request) -> str:
+    """Who asks, for the audit log."""
+    has_key = (await settings_of(request)).api_key is not None
+    return "key" if has_key else f"anonymous at {request.client.host if request.client else 'unknown'}"
 
 
 class RequireKey(HTTPBearer):
@@ -82,6 +96,17 @@ class JsonRoute(APIRoute):
 
 
 CurrentLive = Annotated[Live, Depends(live_of)]
+CurrentDatabase = Annotated[Database, Depends(database_of)]
+CurrentActor = Annotated[str, Depends(actor_of)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="The same key again is the same wish: it is answered as the first time and not done twice.",
+    ),
+]
 CurrentSettings = Annotated[Settings, Depends(settings_of)]
 Timeout = Annotated[
     float | None,

@@ -135,6 +135,11 @@ def load_manifest(bundle: Path) -> Manifest:
     return manifest
 
 
+def bundle_sha256(bundle: Path) -> str:
+    """What a bundle is known by: the SHA-256 of its manifest, which names those of all its files."""
+    return sha256_of_file(bundle / MANIFEST_FILE)
+
+
 def load_architecture(bundle: Path) -> Architecture:
     """Read `config.json`. Raises BundleRefused in words."""
     return _parse(Architecture, bundle / CONFIG_FILE)

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     """Directory of the bundle to serve; the one that ships with the project where not given."""
     store: Path = PROJECT / "data" / "store"
     """Directory for what the service writes."""
+    database_url: SecretStr | None = None
+    """`postgresql://USER:PASSWORD@HOST/NAME` for several processes or machines; SQLite in the store where not given."""
     runtime: Literal["onnx", "torch"] = "onnx"
     """ONNX Runtime, or PyTorch: slower, and the reference."""
     compiled_operators: bool = True
@@ -72,6 +74,11 @@ class Settings(BaseSettings):
         if unknown := sorted(given - known):
             raise ValueError(f"there is no setting {', '.join(unknown)}; README lists all")
         return self
+
+    @property
+    def database_address(self) -> str | None:
+        """The database's URL; None for SQLite in the store."""
+        return self.database_url.get_secret_value() if self.database_url is not None else None
 
     @property
     def bundle_directory(self) -> Path:
