@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CursorResult, update
+from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from ml_service.common.errors import Conflict
@@ -21,6 +21,6 @@ def change_state(
     result = session.execute(statement)
     assert isinstance(result, CursorResult), "an update tells how many rows it changed"
     if result.rowcount != 1:
-        found = session.get(table, row_id)
-        where = f"is {found.state}" if found is not None else "does not exist"
+        found = session.scalar(select(table.state).where(table.id == row_id))
+        where = f"is {found}" if found is not None else "does not exist"
         raise Conflict(f"{table.__name__.lower()} {row_id} {where}: it cannot become {to}")

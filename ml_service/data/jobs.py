@@ -1,0 +1,204 @@
+"""Jobs: queued wishes, claimed with a lease by one worker at a time; who lost the lease writes nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import CursorResult, and_, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from ml_service.common.errors import Conflict
+from ml_service.data.database import Database, now
+from ml_service.data.states import change_state
+from ml_service.data.tables import Experiment, Job
+
+LEASE_S = 30.0
+BACK_OFF_S = (0.0, 5.0, 30.0)
+"""How long a job waits after it was lost or failed for the first, second and each further time."""
+MAX_ATTEMPTS = 5
+LOST = "the worker was lost {times} times without getting any further: its log tells more"
+
+
+class LeaseLost(Exception):
+    """Another worker has the job, or nobody: whatever was to be written is not."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker has, until its lease ends."""
+
+    job_id: int
+    kind: str
+    experiment_id: int | None
+    payload: dict[str, Any]
+    token: int
+    """The fencing token: every write names it."""
+    attempt: int
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+class Jobs:
+    """The queue. Leases are kept by the workers' own clocks, which should agree within seconds."""
+
+    def __init__(self, database: Database, lease_s: float = LEASE_S, clock: Callable[[], datetime] = now) -> None:
+        self._database, self._lease, self._clock = database, timedelta(seconds=lease_s), clock
+
+    def queue(
+        self,
+        session: Session,
+        kind: str,
+        experiment_id: int | None = None,
+        payload: dict[str, Any] | None = None,
+        dedup_key: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Wish for something. With a `dedup_key` nothing is added where the same wish is waiting already."""
+        if dedup_key is not None:
+            waiting = select(Job.id).where(Job.dedup_key == dedup_key, Job.state == "queued")
+            if session.scalar(waiting) is not None:
+                return
+        moment = self._clock()
+        job = Job(
+            kind=kind, experiment_id=experiment_id, priority=priority, state="queued", payload=payload or {},
+            dedup_key=dedup_key, attempt=0, max_attempts=MAX_ATTEMPTS, not_before=moment, lease_token=0,
+            cancel_requested=False, progress={}, created=moment,
+        )  # fmt: skip
+        session.add(job)
+        session.flush()
+
+    def wait(self) -> bool:
+        """Whether any job could be claimed now or later: a worker has something to live for."""
+        with self._database.reading() as session:
+            found = select(Job.id).where(
+                or_(Job.state == "queued", and_(Job.state == "running", Job.lease_end < self._clock()))
+            )
+            return session.scalar(found.limit(1)) is not None
+
+    def claim(self, owner: str, lock_key: str) -> Claim | None:
+        """Take the next job; None where there is none, or another job runs under this lock (one training a device)."""
+        try:
+            with self._database.writing() as session:
+                return self._claim(session, owner, lock_key)
+        except IntegrityError:  # another worker of this device was faster
+            return None
+
+    def _claim(self, session: Session, owner: str, lock_key: str) -> Claim | None:
+        moment = self._clock()
+        self._take_back_lost(session, moment)
+        busy = select(Job.id).where(Job.state == "running", Job.lock_key == lock_key)
+        if session.scalar(busy) is not None:
+            return None
+        due = select(Job).where(Job.state == "queued", Job.not_before <= moment)
+        next_one = due.order_by(Job.priority.desc(), Job.id).limit(1).with_for_update(skip_locked=True)
+        job = session.scalar(next_one)
+        if job is None:
+            return None
+        job.state, job.lock_key, job.attempt = "running", lock_key, job.attempt + 1
+        job.lease_owner, job.lease_token, job.lease_end = owner, job.lease_token + 1, moment + self._lease
+        session.flush()
+        if job.experiment_id is not None:
+            change_state(session, Experiment, job.experiment_id, ("queued",), "running", attempt=job.attempt)
+            begins = update(Experiment).where(Experiment.id == job.experiment_id, Experiment.started.is_(None))
+            session.execute(begins.values(started=moment))
+        return Claim(job.id, job.kind, job.experiment_id, job.payload, job.lease_token, job.attempt, dict(job.progress))
+
+    def _take_back_lost(self, session: Session, moment: datetime) -> None:
+        """Jobs whose lease ran out wait again, unless their attempts are used up."""
+        lost = select(Job).where(Job.state == "running", Job.lease_end < moment)
+        for job in session.scalars(lost.with_for_update(skip_locked=True)).all():
+            if job.attempt >= job.max_attempts:
+                self._end(session, job, "failed", LOST.format(times=job.attempt))
+            else:
+                self._requeue(session, job, moment + self._delay(job))
+
+    @contextmanager
+    def fenced(self, claim: Claim) -> Iterator[Session]:
+        """A transaction that only the holder of the lease can make. Raises LeaseLost, and nothing is written."""
+        with self._database.writing() as session:
+            self._touch(session, claim)
+            yield session
+
+    def heartbeat(self, claim: Claim, progress: dict[str, Any]) -> bool:
+        """Keep the lease and tell the progress; whether somebody wants the job to stop. Raises LeaseLost.
+
+        A job that has got further starts to count its attempts anew: only standing still uses them up.
+        """
+        with self._database.writing() as session:
+            values: dict[str, Any] = {"progress": progress}
+            if progress.get("share", 0.0) > claim.progress.get("share", 0.0):
+                values["attempt"] = 1
+            self._touch(session, claim, **values)
+            return bool(session.scalar(select(Job.cancel_requested).where(Job.id == claim.job_id)))
+
+    def give_back(self, claim: Claim) -> None:
+        """Let another worker go on; no attempt is spent. Raises LeaseLost."""
+        with self.fenced(claim) as session:
+            job = session.get_one(Job, claim.job_id)
+            job.attempt = max(job.attempt - 1, 0)
+            self._requeue(session, job, self._clock())
+
+    def try_again(self, claim: Claim, error: str) -> bool:
+        """Put a job that failed for now back with a delay; False where its attempts are used up: it has failed."""
+        with self.fenced(claim) as session:
+            job = session.get_one(Job, claim.job_id)
+            if job.attempt >= job.max_attempts:
+                self._end(session, job, "failed", error)
+                return False
+            job.error = error
+            self._requeue(session, job, self._clock() + self._delay(job))
+            return True
+
+    def end(self, session: Session, claim: Claim, state: str, error: str | None = None) -> None:
+        """The job is over, and so is its experiment; in a transaction of `fenced`."""
+        self._end(session, session.get_one(Job, claim.job_id), state, error)
+
+    def cancel(self, experiment_id: int) -> str:
+        """Stop a waiting job, or ask a running one to; the state that follows. Raises Conflict where it is over."""
+        with self._database.writing() as session:
+            wanted = select(Job).where(Job.experiment_id == experiment_id, Job.state.in_(("queued", "running")))
+            job = session.scalar(wanted.order_by(Job.id.desc()).with_for_update())
+            if job is None:
+                state = session.scalar(select(Experiment.state).where(Experiment.id == experiment_id))
+                raise Conflict(f"experiment {experiment_id} is {state} already: there is nothing to cancel")
+            if job.state == "queued" and not job.progress:
+                self._end(session, job, "cancelled", None)
+                return "cancelled"
+            job.cancel_requested, job.not_before = True, self._clock()
+            return "running"
+
+    def of_experiment(self, experiment_id: int) -> Job | None:
+        """Its latest job."""
+        with self._database.reading() as session:
+            return session.scalar(
+                select(Job).where(Job.experiment_id == experiment_id).order_by(Job.id.desc()).limit(1)
+            )
+
+    def _touch(self, session: Session, claim: Claim, **values: Any) -> None:
+        held = update(Job).where(Job.id == claim.job_id, Job.state == "running", Job.lease_token == claim.token)
+        result = session.execute(held.values(lease_end=self._clock() + self._lease, **values))
+        assert isinstance(result, CursorResult), "an update tells how many rows it changed"
+        if result.rowcount != 1:
+            raise LeaseLost(f"job {claim.job_id} is no longer ours")
+
+    def _delay(self, job: Job) -> timedelta:
+        return timedelta(seconds=BACK_OFF_S[min(job.attempt, len(BACK_OFF_S)) - 1])
+
+    def _requeue(self, session: Session, job: Job, not_before: datetime) -> None:
+        job.state, job.not_before, job.lock_key, job.lease_end = "queued", not_before, None, None
+        if job.experiment_id is not None:
+            change_state(session, Experiment, job.experiment_id, ("running",), "queued")
+
+    def _end(self, session: Session, job: Job, state: str, error: str | None) -> None:
+        moment = self._clock()
+        job.state, job.finished, job.error, job.lock_key, job.lease_end = state, moment, error, None, None
+        if job.experiment_id is not None:
+            change_state(
+                session, Experiment, job.experiment_id, ("queued", "running"), state,
+                finished=moment, error=error, phase=None,
+            )  # fmt: skip
+        session.flush()
