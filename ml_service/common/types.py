@@ -7,6 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]
+DeployStrategy = Literal["replace", "shadow", "canary"]
+"""Answer in place of the active model; answer nobody, beside it; answer a share of the requests."""
+Trial = Literal["shadow", "canary"]
+"""What may run beside the active model."""
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 256
