@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from lib.bulk_encoder import BulkEncoder
+from lib.document_shards import ShardWriter
 from lib.files import staged_directory, write_json
 from lib.near_duplicates import HeldOutLines
 from lib.text_data import Document, Rejected, SourceFile, read_documents, split_of
@@ -38,9 +37,7 @@ REJECTED_FILE = "rejected.jsonl"
 DOCUMENTS_PER_BATCH = 256
 BATCH_BYTES = 2 << 20
 """A batch is stored and tokenised as one: with either of the two it is full."""
-SHARD_BYTES = 64 << 20
 TOKENIZER_SAMPLE_BYTES = 8_000_000
-_COLUMNS = pa.schema([("source", pa.string()), ("name", pa.string()), ("hash", pa.string()), ("text", pa.string())])
 
 Tokens = list[npt.NDArray[np.uint32]]
 Report = Callable[[str, int], None]
@@ -191,7 +188,7 @@ class _PartWriter:
         self.token_bytes = token_bytes_for(tokenizer.get_vocab_size())
         self._directory = directory
         self._end_of_text = end_of_text_id(tokenizer)
-        self._shards = {split: _ShardWriter(directory, split) for split in SPLITS}
+        self._shards = {split: ShardWriter(directory, split) for split in SPLITS}
         self._tally: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0, 0]))
         self._keys: list[str] = []
 
@@ -222,32 +219,3 @@ class _PartWriter:
             if split in self._tally
         }
         return parts, hashlib.sha256("\n".join(sorted(self._keys)).encode()).hexdigest()
-
-
-class _ShardWriter:
-    """Parquet files of about 64 MiB of text each, `{split}-{index:05d}.parquet`; none where there is no document."""
-
-    def __init__(self, directory: Path, split: str) -> None:
-        self._directory, self._split = directory, split
-        self._index = self._bytes = 0
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, documents: list[Document]) -> None:
-        """Append a group of rows."""
-        if not documents:
-            return
-        if self._writer is None:
-            path = self._directory / f"{self._split}-{self._index:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, _COLUMNS, compression="zstd")
-        rows = [{"source": d.source, "name": d.name, "hash": d.content_hash, "text": d.text} for d in documents]
-        self._writer.write_batch(pa.RecordBatch.from_pylist(rows, _COLUMNS))
-        self._bytes += sum(document.size_bytes for document in documents)
-        if self._bytes >= SHARD_BYTES:
-            self.close()
-
-    def close(self) -> None:
-        """End the current file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer, self._bytes = None, 0
-            self._index += 1

@@ -27,7 +27,7 @@ def staged(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        flush_to_disk(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
@@ -45,7 +45,7 @@ def staged_directory(path: Path) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
-                _flush_to_disk(file)
+                flush_to_disk(file)
         temporary.chmod(0o755)
         if path.exists():
             path.rmdir()
@@ -82,6 +82,10 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def flush_to_disk(path: Path) -> None:
+    """A file's content, or which names a directory has, survives a loss of power when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, AnyStr, BinaryIO
 
 from lib.files import sha256_of_text
 
@@ -17,7 +17,7 @@ PLAIN_SUFFIXES = frozenset({".txt", ".md", ".py", ".rst", ".pyi", ".toml", ".cfg
 ROW_SUFFIXES = frozenset({".jsonl", ".csv", ".parquet"})
 TEXT_COLUMN = "text"
 MAX_DOCUMENT_BYTES = 1_000_000
-MAX_ROW_BYTES = 64 << 20
+MAX_ROW_BYTES = 16 << 20
 """A row that is longer is taken for a broken file: the memory that reading takes must have a bound."""
 _SPLIT_BUCKETS = 10_000
 
@@ -158,8 +158,8 @@ def _rows(path: Path) -> Iterator[str | Exception | None]:
         yield from _jsonl_rows(path)
     elif suffix == ".csv":
         csv.field_size_limit(MAX_ROW_BYTES)
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            for row in csv.DictReader(lines):
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(_lines_of(file)):
                 text = row.get(TEXT_COLUMN)
                 yield text if isinstance(text, str) else None
     else:
@@ -168,10 +168,8 @@ def _rows(path: Path) -> Iterator[str | Exception | None]:
 
 def _jsonl_rows(path: Path) -> Iterator[str | Exception | None]:
     """Each row on its own: one that cannot be read is an exception, and the next ones go on."""
-    with path.open("rb") as lines:
-        while line := lines.readline(MAX_ROW_BYTES):
-            if len(line) == MAX_ROW_BYTES:
-                raise ValueError(f"a line is longer than {MAX_ROW_BYTES >> 20} MiB")
+    with path.open("rb") as file:
+        for line in _lines_of(file):
             if not line.strip():
                 continue
             try:
@@ -183,15 +181,23 @@ def _jsonl_rows(path: Path) -> Iterator[str | Exception | None]:
             yield text if isinstance(text, str) else None
 
 
+def _lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    while line := file.readline(MAX_ROW_BYTES):
+        if len(line) == MAX_ROW_BYTES:
+            raise ValueError(f"a line is longer than {MAX_ROW_BYTES >> 20} MiB")
+        yield line
+
+
 def _parquet_rows(path: Path) -> Iterator[str | None]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(path)
+        # Without a buffer of its own a column of a row group is read whole, and files of one group are common.
+        table = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         if TEXT_COLUMN not in table.schema_arrow.names:
             raise ValueError(f"no column {TEXT_COLUMN!r}")
-        for batch in table.iter_batches(columns=[TEXT_COLUMN], batch_size=1024):
+        for batch in table.iter_batches(columns=[TEXT_COLUMN], batch_size=64):
             for value in batch.column(0).to_pylist():
                 yield value if isinstance(value, str) else None
     except pyarrow.ArrowException as error:
