@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,16 +45,30 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(bundle: Path, *, shows_log: bool = False) -> Iterator[RunningServer]:
-    """Start `ml-service serve` and end it after the block."""
-    with socket.socket() as free:
+def running_server(
+    bundle: Path | None, *, store: Path | None = None, shows_log: bool = False, **variables: str
+) -> Iterator[RunningServer]:
+    """Start `ml-service serve` and end it after the block; its store is a new one where none is given.
+
+    `variables` are settings by their names in lower case.
+    """
+    with socket.socket() as free, tempfile.TemporaryDirectory() as fresh:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ml_service.cli", "serve", "--bundle", str(bundle), "--port", str(port)]
-    process = subprocess.Popen(command, stderr=None if shows_log else subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        free.close()
+        own = {"store": str(store or fresh), **variables}
+        environment = os.environ | {f"ML_SERVICE_{name.upper()}": value for name, value in own.items()}
+        command = [sys.executable, "-m", "ml_service.cli", "serve", "--port", str(port)]
+        command += ["--bundle", str(bundle)] if bundle is not None else []
+        process = subprocess.Popen(command, stderr=None if shows_log else subprocess.DEVNULL, env=environment)
+        with _ended_with_the_block(process), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
             yield RunningServer(client, psutil.Process(process.pid))
+
+
+@contextmanager
+def _ended_with_the_block(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
     finally:
         process.terminate()
         process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import sysconfig
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,21 +25,23 @@ def standard_library() -> Iterator[SourceFile]:
             yield SourceFile(path, relative.as_posix(), "stdlib")
 
 
-def pinned_packages(lock_file: Path) -> Iterator[SourceFile]:
+def pinned_packages(lock_file: Path, share: float = 1.0) -> Iterator[SourceFile]:
     """The `.py` files of the packages that a lock file pins, as installed here, without their tests.
 
-    Raises ValueError where a pinned package is installed in another version: the corpus would not be the same.
+    Raises ValueError where a pinned package is installed in another version: the corpus would not be the same. A
+    smaller `share` takes so many of the files, chosen by their names, in whatever version they are.
     """
     for name, version in sorted(read_pins(lock_file).items()):
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # a marker may exclude it on this platform
-        if distribution.version.split("+")[0] != version.split("+")[0]:
+        if share == 1.0 and distribution.version.split("+")[0] != version.split("+")[0]:
             raise ValueError(f"{name} is installed as {distribution.version}, but the lock file pins {version}")
         for file in sorted(distribution.files or [], key=str):
             folders = set(file.parts[:-1])
-            if file.suffix == ".py" and not folders & _TEST_FOLDERS and ".." not in folders:
+            is_wanted = file.suffix == ".py" and not folders & _TEST_FOLDERS and ".." not in folders
+            if is_wanted and zlib.crc32(str(file).encode()) < share * (1 << 32):
                 yield SourceFile(Path(str(file.locate())), file.as_posix(), "packages")
 
 

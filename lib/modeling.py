@@ -1,9 +1,9 @@
-"""Qwen3 presets, from `nano` to `1b`, and the models built from them, which know their loss."""
+"""Models built from a preset, which know their loss."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-
-@dataclass(frozen=True)
-class Preset:
-    """The shape of a model; parameters depend on the vocabulary too."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    tie_word_embeddings: bool = True
-
-
-PRESETS: dict[str, Preset] = {
-    "pico": Preset(128, 4, 2, 2, 64, 384),
-    "nano": Preset(192, 4, 3, 3, 64, 512),
-    "mini": Preset(256, 4, 4, 2, 64, 768),
-    "small": Preset(384, 8, 6, 3, 64, 1024),
-    "base": Preset(768, 12, 12, 4, 64, 2560),
-    "1b": Preset(2048, 12, 16, 8, 128, 8192, tie_word_embeddings=False),
-}
-"""With the default vocabulary of 8,192: 2, 3, 5, 16 and 96 million parameters; `1b` has 960,881,664 with 50,257."""
+from lib.presets import PRESETS
 
 
 class LanguageModel(Qwen3ForCausalLM):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ class TrainingClock:
         self._started: float | None = None
         self._stopped: float | None = None
         self._aside_seconds = 0.0
+        self._is_given_up = False
         self._agreed_share = self._own_share
 
     @property
@@ -47,6 +48,10 @@ class TrainingClock:
         """Seconds of training so far, those before an interruption included."""
         running = time.monotonic() - self._started if self._started is not None else 0.0
         return self._spent_seconds + running
+
+    def end_now(self) -> None:
+        """Whatever is left of the budget is given up; all ranks know with the next `tick`."""
+        self._is_given_up = True
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -76,6 +81,8 @@ class TrainingClock:
 
     @property
     def _own_share(self) -> float:
+        if self._is_given_up:
+            return 1.0
         limit = self.budget.clock_seconds
         return self.seconds / limit if limit is not None else 0.0
 
@@ -100,8 +107,17 @@ class BudgetCallback(TrainerCallback):
     Where a number of steps is given instead, after each so many. An interruption saves too, and stops.
     """
 
-    def __init__(self, clock: TrainingClock, evaluate: Often, save: Often, interruption: Interruption) -> None:
+    def __init__(
+        self,
+        clock: TrainingClock,
+        evaluate: Often,
+        save: Often,
+        interruption: Interruption,
+        ends_early: Callable[[], bool],
+    ) -> None:
+        """`ends_early` is asked after every update: whether to end as if the budget were spent."""
         self._clock, self._evaluate, self._save, self._interruption = clock, evaluate, save, interruption
+        self._ends_early = ends_early
         self._last = 0.0
         self._stops = False
 
@@ -119,6 +135,8 @@ class BudgetCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self._ends_early():
+            self._clock.end_now()
         # Before the learning rate of the next step is set, which must be the same on all ranks.
         self._stops = self._clock.tick(wants_to_stop=self._interruption.is_asked)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lib.processes import end_with_parent
+
 
 def stage(
     name: Annotated[
@@ -17,6 +19,9 @@ def stage(
     fresh: Annotated[
         bool, typer.Option(help="Replace what this stage made with other parameters; it is refused otherwise.")
     ] = False,
+    with_parent: Annotated[
+        bool, typer.Option(hidden=True, help="End when standard input closes: the worker holds its other end.")
+    ] = False,
 ) -> None:
     """Run one stage of the pipeline: read text; train and export; score the bundle and let it write samples.
 
@@ -25,4 +30,6 @@ def stage(
     from ml_service.pipeline.parameters import load_parameters
     from ml_service.pipeline.pipeline import run_stage
 
+    if with_parent:
+        end_with_parent()
     run_stage(name, load_parameters(params), directory, fresh=fresh)

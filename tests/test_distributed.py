@@ -21,8 +21,8 @@ from safetensors.numpy import load_file
 from lib.strategy import Strategy
 from ml_service.common.settings import PROJECT
 from ml_service.training.comparison import PLOT_FILE, TABLE_FILE, theory_bytes
-from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-from ml_service.training.run_files import MODEL_DIRECTORY, last_checkpoint
+from ml_service.training.progress import ProgressLog
+from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, last_checkpoint
 from train_distributed import main, parse_args, plan_of
 
 DEEPSPEED = PROJECT / "build/deepspeed"

@@ -1,4 +1,4 @@
-"""Jobs: each claimed once, leases that run out, fences, attempts, cancelling; curves without doubles; both databases."""
+"""Jobs: each claimed once, leases, fences, attempts, cancelling; curves without doubles; on both databases."""
 
 from __future__ import annotations
 

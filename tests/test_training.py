@@ -22,15 +22,22 @@ from lib.budget import Budget
 from lib.corpora import folder
 from lib.dataset_builder import BuildOptions, build_dataset
 from lib.learning_rate import warmup_stable_decay
-from lib.modeling import PRESETS, count_parameters, create_model
+from lib.modeling import count_parameters, create_model
+from lib.presets import PRESETS
 from lib.token_shards import TOKENIZER_FILE
 from lib.tokenizer import load_tokenizer, save_tokenizer, train_byte_level_bpe
 from lib.training_clock import TrainingClock
 from ml_service.common.errors import Conflict
 from ml_service.common.settings import PROJECT
 from ml_service.training.plan import load_plan
-from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-from ml_service.training.run_files import MODEL_DIRECTORY, RUN_FILE, TENSORBOARD_DIRECTORY, last_checkpoint
+from ml_service.training.progress import ProgressLog
+from ml_service.training.run_files import (
+    MODEL_DIRECTORY,
+    PROGRESS_FILE,
+    RUN_FILE,
+    TENSORBOARD_DIRECTORY,
+    last_checkpoint,
+)
 from ml_service.training.workflow import build_training_artifacts, train
 from tests.conftest import small_plan
 

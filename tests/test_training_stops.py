@@ -17,8 +17,8 @@ from lib.interruption import CheckpointFailed, Diverged, Interruption
 from ml_service.common.errors import InsufficientStorage
 from ml_service.common.settings import PROJECT
 from ml_service.training.plan import load_plan
-from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-from ml_service.training.run_files import MODEL_DIRECTORY, check_room, last_checkpoint, step_of
+from ml_service.training.progress import ProgressLog
+from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, check_room, last_checkpoint, step_of
 from ml_service.training.workflow import build_training_artifacts, train
 from tests.conftest import small_plan
 

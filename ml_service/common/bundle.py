@@ -124,6 +124,13 @@ class Manifest(_Frozen):
     """File name → SHA-256, of every file but this one."""
 
 
+class Lineage(_Frozen):
+    """Which experiment a bundle comes from, and which one that began with; None where they are not remembered."""
+
+    experiment_id: int | None = None
+    parent_experiment_id: int | None = None
+
+
 def load_manifest(bundle: Path) -> Manifest:
     """Read `manifest.json`. Raises BundleRefused in words."""
     path = bundle / MANIFEST_FILE

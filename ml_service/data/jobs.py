@@ -47,6 +47,7 @@ class Jobs:
 
     def __init__(self, database: Database, lease_s: float = LEASE_S, clock: Callable[[], datetime] = now) -> None:
         self._database, self._lease, self._clock = database, timedelta(seconds=lease_s), clock
+        self.lease_s = lease_s
 
     def queue(
         self,

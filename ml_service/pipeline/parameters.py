@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,11 +15,21 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Part(_Section):
+    """A file of documents whose source and split are decided already, such as a shard of a dataset version."""
+
+    path: Path
+    source: str
+    split: Literal["train", "validation"]
+
+
 class ExtractData(_Section):
     """Where the text comes from, and how it is cut into tokens."""
 
+    parts: tuple[Part, ...] = ()
     stdlib: bool = True
     packages: bool = False
+    packages_share: float = Field(1.0, gt=0, le=1)
     folders: tuple[Path, ...] = ()
     hub: tuple[str, ...] = ()
     held_out: tuple[Path, ...] = ()
@@ -33,6 +43,8 @@ class ExportModel(_Section):
 
     precision: Precision = "int8"
     licence: str = "MIT"
+    experiment_id: int | None = None
+    parent_experiment_id: int | None = None
 
 
 class InferenceModel(_Section):
@@ -40,6 +52,8 @@ class InferenceModel(_Section):
 
     max_bytes: int = Field(400_000, ge=1)
     """Of each held-out source: whole documents until there are so many bytes."""
+    baseline: Path | None = None
+    """A bundle that is scored on the same documents, to compare with."""
     prompts: tuple[str, ...] = ("import os\n", "def read_lines(path):")
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.5, ge=0)

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from lib.files import staged, write_json
 from lib.scores import Score
+from lib.text_data import SourceFile
 from lib.token_shards import iterate_documents
 from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import TOKENIZER_FILE
+from ml_service.common.bundle import TOKENIZER_FILE, Lineage
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.live import open_live_model, open_session
@@ -24,12 +25,13 @@ from ml_service.inference.scoring import score_text
 from ml_service.pipeline.parameters import InferenceModel, Parameters
 from ml_service.pipeline.stages import Sources, export_model, extract_data, train_model
 from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
-from ml_service.training.run_files import is_finished, load_facts
+from ml_service.training.run_files import PROGRESS_FILE, is_finished, load_facts
 from ml_service.utils.telemetry import Telemetry
 
 STAGES = ("extract_data", "train_model", "inference_model")
 DATA, RUN, BUNDLE = "data", "run", "bundle"
 TRAINING_METRICS, SCORES, SAMPLES = "training.json", "scores.json", "samples.md"
+BASELINE_SCORES = "baseline_scores.json"
 TRAINING_CURVE, VALIDATION_CURVE, CURVE_PICTURE = "training.csv", "validation.csv", "curve.png"
 
 
@@ -45,13 +47,16 @@ def run_stage(name: str, parameters: Parameters, directory: Path, *, fresh: bool
 def _extract_data(parameters: Parameters, directory: Path, fresh: bool) -> None:
     wanted = parameters.extract_data
     _clear(fresh, directory / DATA)
-    sources = Sources(wanted.stdlib, wanted.packages, wanted.folders, wanted.hub, wanted.held_out)
+    parts = tuple(SourceFile(part.path, part.path.name, part.source, part.split) for part in wanted.parts)
+    sources = Sources(
+        wanted.stdlib, wanted.packages, wanted.folders, wanted.hub, wanted.held_out, parts, wanted.packages_share
+    )
     extract_data(sources, directory / DATA, wanted.vocabulary_size, wanted.validation_share, wanted.tokenizer)
 
 
 def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
     from ml_service.training.card import draw_curve
-    from ml_service.training.progress import PROGRESS_FILE, ProgressLog
+    from ml_service.training.progress import ProgressLog
 
     run = directory / RUN
     plan = TrainingPlan(
@@ -60,10 +65,12 @@ def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
     # An interrupted run goes on; one with another recipe or other data is in the way.
     if fresh and (run / PLAN_FILE).is_file():
         _clear(load_plan(run).recipe != plan.recipe or is_finished(run), run)
-    train_model(plan)
+    if not train_model(plan):
+        return  # the first process does the rest
     _clear(fresh, directory / BUNDLE)
     wanted = parameters.export_model
-    manifest = export_model(run, directory / BUNDLE, wanted.precision, wanted.licence)
+    lineage = Lineage(experiment_id=wanted.experiment_id, parent_experiment_id=wanted.parent_experiment_id)
+    manifest = export_model(run, directory / BUNDLE, wanted.precision, wanted.licence, lineage)
     facts = load_facts(run)
     names = ("steps", "tokens", "seconds", "tokens_per_second", "parameters", "peak_memory_mib")
     write_json(directory / TRAINING_METRICS, {name: facts[name] for name in names} | dict(manifest.metrics))
@@ -75,6 +82,8 @@ def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
 
 def _inference_model(parameters: Parameters, directory: Path, _: bool) -> None:
     wanted, bundle = parameters.inference_model, directory / BUNDLE
+    if wanted.baseline is not None:
+        write_json(directory / BASELINE_SCORES, _scores(wanted, wanted.baseline, directory / DATA))
     write_json(directory / SCORES, _scores(wanted, bundle, directory / DATA))
     with staged(directory / SAMPLES) as temporary:
         temporary.write_text(_samples(wanted, bundle), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,15 +14,26 @@ from tqdm import tqdm
 
 from lib import corpora
 from lib.dataset_builder import BuildOptions, build_dataset
+from lib.files import staged_directory
 from lib.text_data import SourceFile
 from lib.token_shards import DatasetManifest
 from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import Manifest, Precision, load_architecture
+from ml_service.common.bundle import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    Lineage,
+    Manifest,
+    Precision,
+    load_architecture,
+    verify_files,
+)
 from ml_service.common.settings import PROJECT, Settings
 from ml_service.inference.live import open_live_model
 from ml_service.training.plan import TrainingPlan
 from ml_service.utils.telemetry import Telemetry
 
+START = "start"
+"""Beside a run that begins with a bundle: that one's weights as a checkpoint."""
 LOCK_FILE = PROJECT / "requirements.lock"
 
 
@@ -36,9 +48,13 @@ class Sources:
     """`NAME` or `NAME:CONFIG` of data sets on the hub."""
     held_out: tuple[Path, ...] = ()
     """Folders for validation only; with them the others are for training only."""
+    parts: tuple[SourceFile, ...] = ()
+    """Files whose source and split are decided already."""
+    packages_share: float = 1.0
 
     def files(self) -> Iterator[SourceFile]:
         """All files, source by source. Raises FileNotFoundError in words where a folder is missing."""
+        yield from self.parts
         for file in self._trained_on():
             yield replace(file, split="train") if self.held_out else file
         for path in self.held_out:
@@ -48,7 +64,7 @@ class Sources:
         if self.stdlib:
             yield from corpora.standard_library()
         if self.packages:
-            yield from corpora.pinned_packages(LOCK_FILE)
+            yield from corpora.pinned_packages(LOCK_FILE, self.packages_share)
         for path in self.folders:
             yield from corpora.folder(path)
         for wanted in self.hub:
@@ -59,6 +75,7 @@ class Sources:
         own = ["stdlib"] * self.stdlib + ["packages"] * self.packages
         names = Counter([*own, *(path.stem for path in self.folders), *self.hub])
         names |= Counter(path.stem for path in self.held_out)
+        names.update({part.source for part in self.parts})
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"two sources are called {twice[0]!r}: leave one out, or rename its folder")
 
@@ -81,18 +98,52 @@ def extract_data(
         return build_dataset(sources.files, output, options)
 
 
-def train_model(plan: TrainingPlan) -> Path:
-    """Train as planned, or go on where the run was interrupted; returns the directory of the trained model."""
-    from ml_service.training.workflow import build_training_artifacts, train  # torch stays out of other verbs
+def train_model(plan: TrainingPlan) -> Path | None:
+    """Train as planned, or go on where the run was interrupted; returns the directory of the trained model.
 
-    return train(build_training_artifacts(plan))
+    Under `torchrun` every process calls it; None for all but the first.
+    """
+    from lib.distributed import is_first, process_group  # torch stays out of other verbs
+    from ml_service.training.workflow import build_training_artifacts, train
+
+    with process_group(plan.strategy):
+        if plan.start_from is not None and (plan.start_from / MANIFEST_FILE).is_file():
+            plan = plan.model_copy(update={"start_from": _opened_once(plan.start_from, plan.run.parent / START)})
+        model = train(build_training_artifacts(plan))
+    return model if is_first() else None
 
 
-def export_model(run: Path, output: Path, precision: Precision, licence: str = "MIT") -> Manifest:
+def _opened_once(bundle: Path, checkpoint: Path) -> Path:
+    """The bundle as a checkpoint, made by the first process; the others wait."""
+    from lib.distributed import agree, is_first
+
+    if is_first() and not checkpoint.is_dir():
+        open_checkpoint(bundle, checkpoint)
+    agree(0.0)
+    return checkpoint
+
+
+def export_model(
+    run: Path, output: Path, precision: Precision, licence: str = "MIT", lineage: Lineage | None = None
+) -> Manifest:
     """Export a finished run to a bundle that has proved itself in the serving runtime before it appears."""
     from ml_service.training.export import export_bundle  # torch stays out of other verbs
 
-    return export_bundle(run, output, precision, PROJECT, verify_bundle, licence)
+    return export_bundle(run, output, precision, PROJECT, verify_bundle, licence, lineage or Lineage())
+
+
+def open_checkpoint(bundle: Path, output: Path) -> Path:
+    """A bundle's weights, as its graph stores them, as the checkpoint with which a training may begin.
+
+    `output` appears complete or not at all. Raises BundleRefused in words, FileExistsError where it is in use.
+    """
+    from ml_service.inference.torch_session import load_model  # torch stays out of other verbs
+
+    verify_files(bundle)
+    with staged_directory(output) as directory:
+        load_model(bundle, load_architecture(bundle)).save_pretrained(directory)
+        shutil.copyfile(bundle / TOKENIZER_FILE, directory / TOKENIZER_FILE)
+    return output
 
 
 def import_checkpoint(checkpoint: str | Path, output: Path, precision: Precision, licence: str = "unknown") -> Manifest:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lib.files import write_json
 from lib.strategy import Strategy
-from ml_service.training.progress import PROGRESS_FILE, ProgressLog
+from ml_service.training.progress import ProgressLog
+from ml_service.training.run_files import PROGRESS_FILE
 
 RESULT_FILE = "distributed.json"
 PLOT_FILE = "comparison.png"

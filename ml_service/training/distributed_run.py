@@ -14,8 +14,8 @@ from lib.token_shards import TOKENIZER_FILE
 from lib.tokenizer import load_tokenizer
 from ml_service.training.comparison import Result, save_result, theory_bytes
 from ml_service.training.plan import TrainingPlan
-from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-from ml_service.training.run_files import MODEL_DIRECTORY, load_facts
+from ml_service.training.progress import ProgressLog
+from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, load_facts
 from ml_service.training.workflow import build_training_artifacts, train
 
 _MIB = 1 << 20

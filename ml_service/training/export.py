@@ -31,6 +31,7 @@ from ml_service.common.bundle import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
     Architecture,
+    Lineage,
     Manifest,
     Precision,
     metadata_props,
@@ -42,8 +43,8 @@ from ml_service.training.families import NoGraph, family_of
 from ml_service.training.golden import golden_sample
 from ml_service.training.graph import OPSET, build_graph
 from ml_service.training.plan import load_plan
-from ml_service.training.progress import PROGRESS_FILE, ProgressLog
-from ml_service.training.run_files import MODEL_DIRECTORY, load_facts
+from ml_service.training.progress import ProgressLog
+from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, load_facts
 from ml_service.training.stored import architecture_of, as_served, network_weights
 
 WEIGHTS_FILE = "model.onnx.data"
@@ -61,10 +62,17 @@ class Origin:
     dataset_fingerprint: str
     metrics: dict[str, float]
     licence: str
+    lineage: Lineage
 
 
 def export_bundle(
-    run: Path, output: Path, precision: Precision, repository: Path, prove: Callable[[Path], None], licence: str = "MIT"
+    run: Path,
+    output: Path,
+    precision: Precision,
+    repository: Path,
+    prove: Callable[[Path], None],
+    licence: str,
+    lineage: Lineage,
 ) -> Manifest:
     """Export a finished run. `output` appears complete and proved by `prove`, or not at all.
 
@@ -77,7 +85,9 @@ def export_bundle(
         raise FileNotFoundError(f"{run} has no finished model: give its `train` command again, it goes on")
     facts = load_facts(run)
     points = list(ProgressLog(run / PROGRESS_FILE).points())
-    origin = Origin(plan.experiment, facts["commit"], facts["dataset_fingerprint"], _final_scores(points), licence)
+    origin = Origin(
+        plan.experiment, facts["commit"], facts["dataset_fingerprint"], _final_scores(points), licence, lineage
+    )
 
     def describe(directory: Path, manifest: Manifest, architecture: Architecture) -> None:
         draw_curve(points, directory / CURVE_FILE)
@@ -104,7 +114,7 @@ def import_bundle(
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         if not (checkpoint / name).is_file():
             raise FileNotFoundError(f"{wanted} is no checkpoint that can be imported: it has no {name}")
-    origin = Origin(called, UNKNOWN_COMMIT, UNKNOWN, {}, licence)
+    origin = Origin(called, UNKNOWN_COMMIT, UNKNOWN, {}, licence, Lineage())
 
     def describe(directory: Path, manifest: Manifest, architecture: Architecture) -> None:
         (directory / CARD_FILE).write_text(imported_card(manifest, architecture), encoding="utf-8")
@@ -193,8 +203,8 @@ def _manifest(origin: Origin, directory: Path, precision: Precision, commit: str
     return Manifest(
         format_version=FORMAT_VERSION,
         experiment=origin.experiment,
-        experiment_id=None,
-        parent_experiment_id=None,
+        experiment_id=origin.lineage.experiment_id,
+        parent_experiment_id=origin.lineage.parent_experiment_id,
         commit=commit,
         training_commit=origin.training_commit,
         date=now_utc(),

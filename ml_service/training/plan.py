@@ -30,7 +30,7 @@ class TrainingPlan(BaseModel):
     experiment: str = Field("experiment", min_length=1, max_length=120)
     """The name under which the run is remembered."""
     preset: Literal["pico", "nano", "mini", "small", "base", "1b"] = "nano"
-    """The model's shape, a key of `lib/modeling.py: PRESETS`."""
+    """The model's shape, a key of `lib/presets.py: PRESETS`."""
     start_from: Path | None = None
     """Directory of a trained model with which it begins: the same preset, and the data set's tokenizer."""
     seconds: float | None = Field(None, gt=0)
@@ -42,7 +42,9 @@ class TrainingPlan(BaseModel):
     time_limit_s: float | None = Field(None, gt=0)
     """It ends then whatever is left of the budget."""
     window: int = Field(512, ge=16)
-    """Tokens that a sample has; also the context length of the model."""
+    """Tokens that a sample has."""
+    context: int | None = Field(None, ge=16)
+    """Tokens that the model takes; the window where not given."""
     batch_size: int = Field(16, ge=1)
     """Windows in a forward pass, of all processes together: what is learnt does not depend on their number."""
     accumulation: int = Field(1, ge=1)
@@ -74,8 +76,10 @@ class TrainingPlan(BaseModel):
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _has_one_budget(self) -> Self:
-        _ = self.budget
+    def _fits_together(self) -> Self:
+        _ = self.budget  # raises where there is not exactly one
+        if self.context_length < self.window:
+            raise ValueError(f"a window of {self.window} does not fit into a context of {self.context}")
         return self
 
     @property
@@ -87,6 +91,11 @@ class TrainingPlan(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """All that decides what is learnt, as JSON: a run may move, and go on with another number of processes."""
         return self.model_dump(mode="json", exclude=set(_PLACES))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer that the model takes."""
+        return self.context if self.context is not None else self.window
 
     @property
     def tokens_per_step(self) -> int:

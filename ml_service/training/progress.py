@@ -14,7 +14,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lib.files import staged
 from lib.training_clock import TrainingClock
 
-PROGRESS_FILE = "progress.jsonl"
 _NAMES = {"loss": "train_loss", "grad_norm": "gradient_norm", "learning_rate": "learning_rate"}
 
 

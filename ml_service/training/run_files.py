@@ -17,11 +17,14 @@ from ml_service.common.settings import PROJECT
 from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
 
 RUN_FILE = "run.json"
+PROGRESS_FILE = "progress.jsonl"
 MODEL_DIRECTORY = "model"
 WEIGHTS_FILE = "model.safetensors"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 TENSORBOARD_DIRECTORY = "tensorboard"
 KEPT_CHECKPOINTS = 2
+STOP_FILE = "stop-early"
+"""Where somebody puts it, the run ends with its next update as if its budget were spent."""
 
 
 def is_finished(run: Path) -> bool:

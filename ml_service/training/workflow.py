@@ -34,10 +34,12 @@ from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer
 from lib.training_clock import BudgetCallback, Often, TrainingClock
 from ml_service.training.arguments import arguments_of, autocast_of
 from ml_service.training.plan import TrainingPlan
-from ml_service.training.progress import PROGRESS_FILE, ProgressCallback, ProgressLog, Rates
+from ml_service.training.progress import ProgressCallback, ProgressLog, Rates
 from ml_service.training.run_files import (
     CHECKPOINTS_DIRECTORY,
     MODEL_DIRECTORY,
+    PROGRESS_FILE,
+    STOP_FILE,
     TENSORBOARD_DIRECTORY,
     WEIGHTS_FILE,
     begin_run,
@@ -96,7 +98,7 @@ def build_training_artifacts(plan: TrainingPlan) -> TrainingArtifacts:
     arguments = arguments_of(plan, clock, in_bf16)
     train_windows = _train_windows(plan, clock, end_id)
     validation_windows = _validation_windows(plan, end_id)
-    model = create_model(plan.preset, dataset.vocabulary_size, plan.window, end_id)
+    model = create_model(plan.preset, dataset.vocabulary_size, plan.context_length, end_id)
     if plan.start_from is not None:
         _begin_with(model, plan.start_from, dataset)
     check_room(plan.run, _BYTES_A_PARAMETER * count_parameters(model))
@@ -109,7 +111,7 @@ def build_training_artifacts(plan: TrainingPlan) -> TrainingArtifacts:
     )
     interruption = Interruption()
     evaluate, save = Often(plan.evaluations, plan.evaluation_steps), Often(plan.checkpoints, plan.checkpoint_steps)
-    callbacks = [BudgetCallback(clock, evaluate, save, interruption)]
+    callbacks = [BudgetCallback(clock, evaluate, save, interruption, (plan.run / STOP_FILE).exists)]
     if is_first():
         # What an interrupted run wrote after its last checkpoint is purged, so the curves have no doubles.
         writer = SummaryWriter(str(plan.run / TENSORBOARD_DIRECTORY), purge_step=resumed.step + 1)

@@ -1,0 +1,158 @@
+"""Learning over HTTP: `/retrain`, `/experiments`, `/metrics/{experiment_id}` whole or live, cancel, compare."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
+
+from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentSettings, IdempotencyKey, JsonRoute
+from ml_service.backend.experiment_schemas import (
+    CancelResponse,
+    Comparison,
+    ExperimentAccount,
+    ExperimentList,
+    ExperimentSummary,
+    PinRequest,
+    RetrainRequest,
+    RetrainResponse,
+)
+from ml_service.backend.schemas import Problem
+from ml_service.common.errors import BadRequest, ServiceError
+from ml_service.data.database import Database
+from ml_service.data.experiments import FINISHED, Experiments, Sort
+from ml_service.data.series import Series
+from ml_service.pipeline import account
+from ml_service.pipeline.retrain import Retrainer
+
+_LOOK_EVERY_S = 1.0
+_STATES = ("queued", "running", *FINISHED)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 404, 409, 503)}
+router = APIRouter(tags=["learning"], responses=_PROBLEMS)
+posts = APIRouter(route_class=JsonRoute, tags=["learning"], responses=_PROBLEMS | {507: {"model": Problem}})
+Ids = Annotated[str, Query(description="Numbers of experiments, with commas between.", examples=["3,7"])]
+
+
+@posts.put("/retrain", status_code=202, response_model=RetrainResponse)
+@posts.post("/retrain", status_code=202, response_model=RetrainResponse)
+async def retrain(
+    body: RetrainRequest,
+    request: Request,
+    database: CurrentDatabase,
+    settings: CurrentSettings,
+    actor: CurrentActor,
+    key: IdempotencyKey = None,
+) -> RetrainResponse:
+    """Queue a training and answer at once. Follow it at `/metrics/{experiment_id}`."""
+    asked = await asyncio.to_thread(Retrainer(database, settings.store).ask, body, actor, key)
+    request.app.state.supervisor.wake()
+    experiment = asked.experiment
+    return RetrainResponse(experiment_id=experiment.id, name=experiment.name, state=experiment.state)
+
+
+@router.get("/experiments")
+async def experiments(
+    database: CurrentDatabase,
+    settings: CurrentSettings,
+    state: Annotated[list[Literal["queued", "running", "succeeded", "failed", "cancelled"]] | None, Query()] = None,
+    name: Annotated[str | None, Query(max_length=120, description="A part of the name.")] = None,
+    kind: Literal["train", "retrain", "import"] | None = None,
+    sort: Sort = "id",
+    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> ExperimentList:
+    """Experiments that match, newest first unless asked otherwise."""
+
+    def find() -> list[dict[str, Any]]:
+        found = Experiments(database, settings.store).find(
+            tuple(state or ()), name, kind, sort, order == "desc", limit, offset
+        )
+        return [account.summary_of(each, account.progress_of(database, each)) for each in found]
+
+    rows = await asyncio.to_thread(find)
+    return ExperimentList(experiments=[ExperimentSummary.model_validate(row) for row in rows])
+
+
+@router.get("/experiments/compare")
+async def compare(ids: Ids, database: CurrentDatabase, settings: CurrentSettings) -> Comparison:
+    """Several experiments side by side: where their plans differ, all their scores."""
+    try:
+        numbers = [int(part) for part in ids.split(",")]
+    except ValueError:
+        raise BadRequest(f"ids: {ids[:50]!r} is not numbers with commas between", [("ids", "not numbers")]) from None
+    return Comparison.model_validate(await asyncio.to_thread(account.compare, database, settings.store, numbers))
+
+
+@router.post("/experiments/{experiment_id}/cancel", status_code=202)
+async def cancel(
+    experiment_id: int, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
+) -> CancelResponse:
+    """Stop it. A running one ends with what it has learned by now, exported and scored, and can be deployed."""
+    state = await asyncio.to_thread(Retrainer(database, settings.store).cancel, experiment_id, actor)
+    return CancelResponse(experiment_id=experiment_id, state=state)
+
+
+@posts.post("/experiments/{experiment_id}/pin", status_code=204)
+async def pin(
+    experiment_id: int, body: PinRequest, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
+) -> None:
+    """Keep its files whatever retention says, or let them go again."""
+    await asyncio.to_thread(Experiments(database, settings.store).pin, experiment_id, body.pinned, actor)
+
+
+@router.get(
+    "/metrics/{experiment_id}",
+    response_model=ExperimentAccount,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def metrics(
+    experiment_id: int,
+    request: Request,
+    database: CurrentDatabase,
+    settings: CurrentSettings,
+    max_points: Annotated[int, Query(ge=2, le=100_000, description="Of each curve.")] = 1000,
+) -> Response:
+    """State, progress, curves, scores, lineage. With `Accept: text/event-stream` live, until it ends.
+
+    Events: `state` (an ExperimentSummary, whenever it changes), `points` (key → columns of what is new), `done`.
+    """
+    whole = await asyncio.to_thread(account.account_of, database, settings.store, experiment_id, max_points)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        events = _follow(database, Experiments(database, settings.store), experiment_id)
+        return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
+    return JSONResponse(ExperimentAccount.model_validate(whole).model_dump(mode="json"))
+
+
+async def _follow(database: Database, experiments: Experiments, experiment_id: int) -> AsyncGenerator[bytes, None]:
+    told, last_step = "", -1
+    series = Series(database)
+
+    def look() -> tuple[str, dict[str, Any], bool]:
+        experiment = experiments.get(experiment_id)
+        summary = account.summary_of(experiment, account.progress_of(database, experiment))
+        new = series.read(experiment_id, last_step)
+        state = ExperimentSummary.model_validate(summary).model_dump_json()
+        return state, {key: account.series_of(points) for key, points in new.items()}, experiment.state in FINISHED
+
+    while True:
+        try:
+            state, points, is_over = await asyncio.to_thread(look)
+        except ServiceError:  # the database may be away for a moment; the client need not know
+            await asyncio.sleep(_LOOK_EVERY_S)
+            continue
+        if points:
+            last_step = max(step for columns in points.values() for step in columns["step"])
+            yield format_sse_event(event="points", data_str=json.dumps(points))
+        if state != told:
+            told = state
+            yield format_sse_event(event="state", data_str=state)
+        if is_over:
+            yield format_sse_event(event="done", data_str=state)
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)

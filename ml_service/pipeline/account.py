@@ -1,0 +1,159 @@
+"""The account of an experiment: state, progress, curves, scores, lineage; and of several, where they differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from ml_service.common.errors import BadRequest
+from ml_service.data.database import Database, now
+from ml_service.data.evaluations import Evaluations
+from ml_service.data.experiments import BUNDLE, Experiments
+from ml_service.data.jobs import Jobs
+from ml_service.data.series import Series
+from ml_service.data.tables import DatasetVersion, Deployment, Experiment, MetricPoint
+from ml_service.pipeline.retrain import RETRAIN
+
+_LONGEST_LINEAGE = 100
+
+
+def account_of(database: Database, store: Path, experiment_id: int, max_points: int = 1000) -> dict[str, Any]:
+    """All that is remembered of it; curves are thinned to at most `max_points` a key. Raises NotFound."""
+    experiments = Experiments(database, store)
+    experiment = experiments.get(experiment_id)
+    curves = Series(database).read(experiment_id)
+    return {
+        **summary_of(experiment, progress_of(database, experiment)),
+        "plan": experiment.plan,
+        "environment": experiment.environment,
+        "series": {key: series_of(thinned(points, max_points)) for key, points in curves.items()},
+        "lineage": lineage_of(database, store, experiment),
+        "artifacts": [
+            {
+                "role": artifact.role, "sha256": artifact.sha256, "size_bytes": artifact.size_bytes,
+                "removed": artifact.removed,
+            }
+            for artifact in experiments.artifacts_of(experiment_id)
+        ],
+        "evaluations": [
+            {
+                "id": each.id, "data": each.data_name, "metrics": each.metrics, "verdict": each.verdict,
+                "at": each.created,
+            }
+            for each in Evaluations(database).of_experiment(experiment_id)
+        ],
+    }  # fmt: skip
+
+
+def summary_of(experiment: Experiment, progress: dict[str, Any]) -> dict[str, Any]:
+    """What a list shows."""
+    return {
+        "experiment_id": experiment.id, "name": experiment.name, "kind": experiment.kind, "state": experiment.state,
+        "phase": experiment.phase, "parent_id": experiment.parent_id, "attempt": experiment.attempt,
+        "error": experiment.error, "pinned": experiment.pinned, "actor": experiment.actor,
+        "created": experiment.created, "started": experiment.started, "finished": experiment.finished,
+        "progress": progress, "metrics": experiment.summary,
+    }  # fmt: skip
+
+
+def progress_of(database: Database, experiment: Experiment) -> dict[str, Any]:
+    """How far it is, and how long it will take."""
+    job = Jobs(database).of_experiment(experiment.id)
+    if job is None or job.kind != RETRAIN:
+        return {}
+    progress = dict(job.progress)
+    if job.cancel_requested and job.finished is None:
+        progress["stopping"] = True
+    if experiment.started is not None and experiment.finished is None:
+        progress["running_s"] = round((now() - experiment.started).total_seconds(), 1)
+    return progress
+
+
+def lineage_of(database: Database, store: Path, experiment: Experiment) -> dict[str, Any]:
+    """Data → parents → commit → bundle → deployments."""
+    experiments = Experiments(database, store)
+    parents: list[dict[str, Any]] = []
+    each = experiment
+    while each.parent_id is not None and len(parents) < _LONGEST_LINEAGE:
+        each = experiments.get(each.parent_id)
+        parents.append({"experiment_id": each.id, "name": each.name, "kind": each.kind})
+    bundles = [artifact for artifact in experiments.artifacts_of(experiment.id) if artifact.role == BUNDLE]
+    with database.reading() as session:
+        version = session.get(DatasetVersion, experiment.dataset_version_id) if experiment.dataset_version_id else None
+        wanted = select(Deployment).where(Deployment.experiment_id == experiment.id).order_by(Deployment.id)
+        deployments = [
+            {
+                "generation": each.generation, "state": each.state, "strategy": each.strategy,
+                "activated": each.activated, "retired": each.retired, "reason": each.reason,
+            }
+            for each in session.scalars(wanted)
+        ]  # fmt: skip
+    data = {"version": version.number, "fingerprint": version.fingerprint} if version is not None else None
+    return {
+        "dataset": data,
+        "corpora": experiment.plan.get("corpora", []),
+        "parents": parents,
+        "commit": experiment.commit + ("-dirty" if experiment.dirty else ""),
+        "bundle_sha256": bundles[0].sha256 if bundles else None,
+        "deployments": deployments,
+    }
+
+
+def compare(database: Database, store: Path, experiment_ids: Sequence[int]) -> dict[str, Any]:
+    """Where plans differ, all scores, side by side in the order asked for. Raises BadRequest, NotFound."""
+    ids = list(dict.fromkeys(experiment_ids))
+    if len(ids) < 2:
+        raise BadRequest("ids: give at least two experiments to compare, such as ids=3,7", [("ids", "too few")])
+    found = [Experiments(database, store).get(each) for each in ids]
+    plans = [flattened(each.plan) for each in found]
+    scores = [flattened({name: each.summary.get(name, {}) for name in ("scores", "baseline")}) for each in found]
+    latest = Series(database).latest(ids)
+    return {
+        "experiments": [summary_of(each, progress_of(database, each)) for each in found],
+        "plan": _side_by_side(plans, only_different=True),
+        "scores": _side_by_side(scores, only_different=False),
+        "latest": _side_by_side([{key: finite(value) for key, value in latest[each].items()} for each in ids], False),
+    }
+
+
+def flattened(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
+def thinned(points: Sequence[MetricPoint], limit: int) -> Sequence[MetricPoint]:
+    """At most `limit` points, evenly chosen, the last one among them."""
+    if len(points) <= limit:
+        return points
+    stride = (len(points) - 1) / (limit - 1)
+    return [points[round(number * stride)] for number in range(limit)]
+
+
+def series_of(points: Iterable[MetricPoint]) -> dict[str, list[float | int | None]]:
+    """Columns; a value that is no number is null, as JSON has none."""
+    rows = list(points)
+    return {
+        "step": [point.step for point in rows],
+        "tokens": [point.tokens for point in rows],
+        "seconds": [finite(point.seconds) for point in rows],
+        "value": [finite(point.value) for point in rows],
+    }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _side_by_side(columns: Sequence[Mapping[str, Any]], only_different: bool) -> dict[str, list[Any]]:
+    names = sorted({name for column in columns for name in column})
+    rows = {name: [column.get(name) for column in columns] for name in names}
+    return {name: row for name, row in rows.items() if not only_different or any(value != row[0] for value in row)}

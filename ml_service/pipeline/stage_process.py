@@ -1,0 +1,89 @@
+"""A stage as a process of its own: `ml-service stage NAME`, watched until it ends or is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+LOG_FILE = "log.txt"
+PARAMETERS_FILE = "params.yaml"
+_LOOK_EVERY_S = 0.5
+_GRACE_S = 60.0
+"""How long a stage that was asked to end may take: a checkpoint of a large model."""
+_BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+class StageFailed(Exception):
+    """It ended with a sentence, which is this exception's; the same again would end the same."""
+
+
+class StageKilled(Exception):
+    """It was killed from outside: the system, a person, a full memory."""
+
+
+class StageInterrupted(Exception):
+    """It was asked to end and can go on later."""
+
+
+def run_stage_process(name: str, directory: Path, threads: int, processes: int, watch: Callable[[], bool]) -> None:
+    """Run a stage over a directory whose parameters lie in it; all that it says goes to the directory's log.
+
+    `watch` is called twice a second; where it returns True the stage is asked to end, and where it raises the stage
+    is killed. Raises StageInterrupted, StageKilled or StageFailed where it does not end well.
+    """
+    words = ["stage", name, "--params", str(directory / PARAMETERS_FILE), "--directory", str(directory)]
+    command = [*_launcher(processes), "-m", "ml_service.cli", *words, "--with-parent"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+    with (directory / LOG_FILE).open("ab") as log:
+        begin = log.tell()
+        # A session of its own: Ctrl-C in a terminal is the worker's to pass on, once.
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+        ) as process:
+            try:
+                is_asked = _ended_when_asked(process, watch)
+            except BaseException:
+                process.kill()
+                raise
+    if process.returncode != 0 and is_asked:
+        raise StageInterrupted
+    _judge(process.returncode, directory / LOG_FILE, begin)
+
+
+def _launcher(processes: int) -> list[str]:
+    if processes == 1:
+        return [sys.executable]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+
+
+def _ended_when_asked(process: subprocess.Popen[bytes], watch: Callable[[], bool]) -> bool:
+    """Wait for the end; whether it had been asked for."""
+    is_asked = False
+    while True:
+        try:
+            process.wait(_GRACE_S if is_asked else _LOOK_EVERY_S)
+            return is_asked
+        except subprocess.TimeoutExpired:
+            if is_asked:
+                process.kill()
+            elif watch():
+                is_asked = True
+                process.terminate()
+
+
+def _judge(code: int, log: Path, begin: int) -> None:
+    if code == 0:
+        return
+    if code < 0 or code in _BY_SIGNAL:
+        by = signal.Signals(-code if code < 0 else code - 128).name
+        raise StageKilled(f"the training process was ended from outside ({by})")
+    with log.open("rb") as file:
+        file.seek(begin)
+        said = file.read().decode("utf-8", "replace").splitlines()
+    mark = "ml-service: "
+    sentence = next((line.removeprefix(mark) for line in reversed(said) if line.startswith(mark)), None)
+    raise StageFailed(sentence or "an error of the service; the experiment's log has it")

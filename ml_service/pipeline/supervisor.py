@@ -1,0 +1,97 @@
+"""The embedded worker: a process that the server starts where there is work, and ends with itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ml_service.common.errors import ServiceError
+from ml_service.common.settings import PREFIX, Settings
+from ml_service.data.jobs import Jobs
+from ml_service.utils.logs import EventLogger
+
+log = EventLogger("worker")
+_LOOK_EVERY_S = 2.0
+_IDLE_S = 30.0
+_LONGEST_PAUSE_S = 60.0
+_GRACE_S = 60.0
+_GOOD_END = 0
+
+
+class Supervisor:
+    """Starts a worker when jobs wait and none runs; one that breaks at once is started again ever more slowly."""
+
+    def __init__(self, jobs: Jobs, settings: Settings) -> None:
+        self._jobs, self._settings = jobs, settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wake = asyncio.Event()
+        self._pause_s = _LOOK_EVERY_S
+
+    def wake(self) -> None:
+        """There is a new job: look at once."""
+        self._wake.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Supervise inside of the block, where the settings say so; the worker ends with it."""
+        if self._settings.worker == "separate":
+            yield
+            return
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await self._stop()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except ServiceError as error:  # the database may be away: look again
+                log.warning("worker.unknown", reason=str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._pause_s)
+            self._wake.clear()
+
+    async def _stop(self) -> None:
+        """Ask the worker to end and wait for it: a training writes its checkpoint first."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.to_thread(self._process.wait, _GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    async def _look(self) -> None:
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return
+            self._process = None
+            self._pause_s = _LOOK_EVERY_S if code == _GOOD_END else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            if code != _GOOD_END:
+                log.warning("worker.died", code=code, again_in_s=self._pause_s)
+                return
+        if await asyncio.to_thread(self._jobs.wait):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ml_service.cli", "worker", "--until-idle", str(_IDLE_S)],
+                env=_environment(self._settings),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is the server's to pass on
+            )
+            log.info("worker.process", pid=self._process.pid)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The server's own settings, those from its command line too."""
+    variables = {f"{PREFIX}STORE": str(settings.store), f"{PREFIX}LOG_FORMAT": settings.log_format}
+    if settings.database_address is not None:
+        variables[f"{PREFIX}DATABASE_URL"] = settings.database_address
+    return os.environ | variables
