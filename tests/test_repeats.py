@@ -1,4 +1,4 @@
-"""Near duplicates by MinHash, and the root that stands for a set: equal to the plain reference, and to the definition."""
+"""Near duplicates by MinHash, and the root that stands for a set: equal to plain references and to definitions."""
 
 from __future__ import annotations
 
