@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BUNDLE ?= data/bundle
+BUNDLE ?=
+MEASURED = $(or $(BUNDLE),data/bundle)
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
@@ -24,8 +25,8 @@ $(STAMP): requirements.lock pyproject.toml $(wildcard ml_service/inference/kerne
 	@$(BIN)/python -m pip install -qq --no-deps --editable .
 	@touch $@
 
-serve: $(STAMP) ## serve the shipped model on http://127.0.0.1:8000 (HOST=, PORT=, BUNDLE=)
-	$(BIN)/ml-service serve --bundle $(BUNDLE) --host $(HOST) --port $(PORT)
+serve: $(STAMP) ## serve what was deployed last, the shipped model at first (HOST=, PORT=, BUNDLE= deploys another)
+	$(BIN)/ml-service serve $(if $(BUNDLE),--bundle $(BUNDLE)) --host $(HOST) --port $(PORT)
 
 test: $(STAMP) ## the fast tests
 	$(BIN)/python -m pytest
@@ -56,14 +57,14 @@ repro: $(STAMP) ## the pipeline under DVC: params.yaml -> data/store/pipeline/bu
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 bench: $(STAMP) ## the benchmarks of the README
-	$(BIN)/python -m benchmarks.bundle_quality $(BUNDLE)
-	$(BIN)/python -m benchmarks.equality $(BUNDLE)
-	$(BIN)/python -m benchmarks.first_answer $(BUNDLE)
-	$(BIN)/python -m benchmarks.completions $(BUNDLE)
-	$(BIN)/python -m benchmarks.http_overhead $(BUNDLE)
-	$(BIN)/python -m benchmarks.fairness $(BUNDLE)
-	$(BIN)/python -m benchmarks.lookup $(BUNDLE)
-	$(BIN)/python -m benchmarks.soak $(BUNDLE)
+	$(BIN)/python -m benchmarks.bundle_quality $(MEASURED)
+	$(BIN)/python -m benchmarks.equality $(MEASURED)
+	$(BIN)/python -m benchmarks.first_answer $(MEASURED)
+	$(BIN)/python -m benchmarks.completions $(MEASURED)
+	$(BIN)/python -m benchmarks.http_overhead $(MEASURED)
+	$(BIN)/python -m benchmarks.fairness $(MEASURED)
+	$(BIN)/python -m benchmarks.lookup $(MEASURED)
+	$(BIN)/python -m benchmarks.soak $(MEASURED)
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.loop_overhead
 	$(BIN)/python -m benchmarks.gpu_training

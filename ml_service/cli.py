@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lib.interruption import TrainingStopped
 from ml_service.cli_bench import bench
+from ml_service.cli_deploy import deploy, deployments, rollback
 from ml_service.cli_stage import stage
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
@@ -30,6 +31,9 @@ app.add_typer(corpus_app, name="corpus")
 app.add_typer(bundle_app, name="bundle")
 app.command()(bench)
 app.command()(stage)
+app.command()(deploy)
+app.command()(rollback)
+app.command()(deployments)
 
 Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]
 Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
@@ -220,26 +224,28 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8000).")] = None,
     store: Annotated[Path | None, typer.Option(help="Directory for what the service writes.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Directory of the bundle; the shipped one by default.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle to deploy first; by default what was deployed last, else the shipped one.")
+    ] = None,
     runtime: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="What runs the model.")] = None,
 ) -> None:
-    """Serve a bundle over HTTP. Every option is also a variable, ML_SERVICE_HOST and so on; README lists all.
+    """Serve the deployed bundle over HTTP. Every option is also a variable, ML_SERVICE_HOST and so on; README lists all.
 
     Example: ml-service serve --bundle data/store/bundles/first --port 8080
     """
     from ml_service.backend.app import create_app
     from ml_service.backend.server import check_exposure
     from ml_service.backend.server import serve as run_server
-    from ml_service.inference.live import Live, open_live_model
+    from ml_service.inference.handles import Live
     from ml_service.utils.logs import configure_logs
-    from ml_service.utils.telemetry import Telemetry
 
     settings = _settings(host=host, port=port, store=store, bundle=bundle, runtime=runtime)
     configure_logs(settings.log_level, settings.log_format)
     check_exposure(settings)
-    live, telemetry = Live(), Telemetry()
-    live.hold(open_live_model(settings.bundle_directory, settings, telemetry))
-    run_server(create_app(settings, live, telemetry), settings, live)
+    live = Live()
+    app = create_app(settings, live)
+    app.state.replica.open_at_start()  # before the server: what is refused is one sentence, and no port was opened
+    run_server(app, settings, live)
 
 
 def _tell_of(manifest: Manifest, bundle: Path) -> None:
@@ -252,7 +258,9 @@ def _settings(**given: Any) -> Settings:
     from ml_service.data.bundles import Bundles
 
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle_directory)})
+    if settings.bundle is None:
+        return settings
+    return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle)})
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def test_forward_answers_as_the_contract_says(client: TestClient, bundle: Path) 
     body = post(client)
     manifest = load_manifest(bundle)
     assert body["model"] == {
-        "experiment_id": None,
+        "experiment_id": 1,
         "experiment": "small",
         "commit": manifest.commit,
         "precision": "int8",

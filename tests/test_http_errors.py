@@ -15,7 +15,7 @@ from ml_service.backend.errors import PROBLEM, STATUS_OF, problem_of
 from ml_service.backend.schemas import ForwardRequest
 from ml_service.common import errors
 from ml_service.common.settings import Settings
-from ml_service.inference.live import Live
+from ml_service.inference.handles import Live
 from tests.test_http import PROMPT, events, post
 
 BAD_BODIES = {

@@ -64,9 +64,7 @@ class Clerk:
 def server(bundle: Path) -> Iterator[Server]:
     server = Server(bundle, slots="4", threads="1")
     yield server
-    server.process.kill()
-    server.process.communicate()
-    server.client.close()
+    server.kill()
 
 
 def url_of(server: Server) -> str:
@@ -162,9 +160,7 @@ def test_a_full_service_is_counted_as_429(bundle: Path) -> None:
         with pytest.raises(Unavailable, match="nothing listens at http"):
             measure(Service(url_of(server)), workload, Load(concurrency=1, requests=1))
     finally:
-        server.process.kill()
-        server.process.communicate()
-        server.client.close()
+        server.kill()
 
 
 async def _reason_of(reply: bytes | None) -> str:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,22 +25,25 @@ LONG = {"text": "def value_total(count", "max_new_tokens": 40, "temperature": 2.
 
 
 class Server:
-    """`ml-service serve` on a free port."""
+    """`ml-service serve` on a free port, with a store of its own where none is given."""
 
-    def __init__(self, bundle: Path, **variables: str) -> None:
+    def __init__(self, bundle: Path | None, **variables: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        self._store = tempfile.TemporaryDirectory()
+        variables = {"store": self._store.name} | variables
         environment = os.environ | {f"ML_SERVICE_{name.upper()}": value for name, value in variables.items()}
+        given = [] if bundle is None else ["--bundle", str(bundle)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ml_service.cli", "serve", "--bundle", str(bundle), "--port", str(port)],
+            [sys.executable, "-m", "ml_service.cli", "serve", *given, "--port", str(port)],
             cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         try:
             self.until(self._is_ready, "ready")
         except BaseException:
-            self.process.kill()
+            self.kill()
             raise
 
     def _is_ready(self) -> bool:
@@ -63,16 +67,21 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=60)
         self.client.close()
+        self._store.cleanup()
         return self.process.returncode, errors
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.client.close()
+        self._store.cleanup()
 
 
 @pytest.fixture
 def server(bundle: Path) -> Iterator[Server]:
     server = Server(bundle, slots="1", max_waiting="1", threads="1")
     yield server
-    server.process.kill()
-    server.process.communicate()
-    server.client.close()
+    server.kill()
 
 
 def keep_busy(server: Server, requests: int) -> list[httpx.Client]:
@@ -148,24 +157,25 @@ def test_overload_is_429_with_a_time_to_come_back_and_passes(server: Server) -> 
     server.until(lambda: server.client.post("/forward", json=LONG).status_code == 200, "itself again")
 
 
-def start(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(store: Path, bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ml_service.cli", "serve", "--bundle", str(bundle), "--port", "0", *arguments]
+    command += ["--store", str(store)]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_bundle_that_cannot_be_trusted_is_refused_at_start_in_one_sentence(bundle: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     (broken / GRAPH_FILE).write_bytes(b"not a graph")
-    refused = start(broken)
+    refused = start(tmp_path, broken)
     assert refused.returncode == 1
     assert refused.stderr.strip().startswith("ml-service: model.onnx is not the file that the manifest describes")
     assert "Traceback" not in refused.stderr
-    missing = start(tmp_path / "nothing")
+    missing = start(tmp_path, tmp_path / "nothing")
     assert missing.returncode == 1
     assert "there is no bundle" in missing.stderr
 
 
-def test_listening_beyond_this_machine_wants_a_key(bundle: Path) -> None:
-    refused = start(bundle, "--host", "0.0.0.0")
+def test_listening_beyond_this_machine_wants_a_key(bundle: Path, tmp_path: Path) -> None:
+    refused = start(tmp_path, bundle, "--host", "0.0.0.0")
     assert refused.returncode == 1
     assert "ML_SERVICE_API_KEY" in refused.stderr

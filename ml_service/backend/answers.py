@@ -30,7 +30,7 @@ def answering_model(model: LiveModel) -> AnsweringModel:
     """Who answered."""
     manifest = model.manifest
     return AnsweringModel(
-        experiment_id=manifest.experiment_id,
+        experiment_id=model.experiment_id,
         experiment=manifest.experiment,
         commit=manifest.commit,
         precision=manifest.precision,

@@ -15,12 +15,12 @@ from prometheus_fastapi_instrumentator import Instrumentator
 
 from ml_service.backend.dependencies import require_key
 from ml_service.backend.errors import add_error_handlers
-from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, RequestId
-from ml_service.backend.routes import forward, forward_batch, health, metadata, openai
+from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, GiveBack, RequestId
+from ml_service.backend.routes import deployments, forward, forward_batch, health, metadata, openai
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
-from ml_service.data.schema import migrate
-from ml_service.inference.live import Live, open_live_model
+from ml_service.inference.handles import Live
+from ml_service.pipeline.replica import Replica
 from ml_service.utils.telemetry import Telemetry
 
 DESCRIPTION = """The language model that a team owns.
@@ -30,20 +30,20 @@ Errors are `application/problem+json`; every answer carries `X-Request-ID`. Try 
 
 
 def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetry | None = None) -> FastAPI:
-    """Make the app. Where `live` holds a model already it answers; else the bundle is opened at start.
+    """Make the app. Where `live` holds a model already it answers; else the deployed one is opened at start.
 
-    The start raises BundleRefused where the bundle cannot be trusted.
+    The start raises BundleRefused where there is none that can be trusted.
     """
     live, telemetry = live or Live(), telemetry or Telemetry()
     database = Database(settings.database_address, settings.store)
+    replica = Replica(database, settings, live, telemetry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(migrate, database)
-        if not live.is_open:
-            live.hold(await asyncio.to_thread(open_live_model, settings.bundle_directory, settings, telemetry))
+        await asyncio.to_thread(replica.open_at_start)
         telemetry.watch_step_age(live.last_step_age_s)
-        yield
+        async with replica.following():
+            yield
         await asyncio.to_thread(live.close)
         database.close()
 
@@ -57,16 +57,18 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         static_url="/docs/static",
     )
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
-    app.state.database = database
+    app.state.database, app.state.replica = database, replica
     add_error_handlers(app)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
+    app.include_router(deployments.router, dependencies=[Depends(require_key)])
     app.include_router(health.router)  # routes are tried in their order, so the busiest come first
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     _measure(app, telemetry, Depends(require_key))  # outside of both, so that what they refuse or cut is counted
+    app.add_middleware(GiveBack, live=live)
     app.add_middleware(AnswerBugs)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
     return app

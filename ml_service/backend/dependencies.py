@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Coroutine
+from functools import partial
+from hashlib import blake2b
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
+from ml_service.backend.middleware import TAKEN
 from ml_service.common.errors import Unauthenticated, UnsupportedMediaType
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
-from ml_service.inference.live import Live, LiveModel
+from ml_service.inference.handles import ACTIVE, BUCKETS, Live
+from ml_service.inference.live import LiveModel
+from ml_service.pipeline.replica import Replica
+from ml_service.utils.logs import request_id
+
+CALLER = "ml_service.caller"
+"""In a request's scope: whose key it came with, where keys are told apart."""
 
 
 async def settings_of(request: Request) -> Settings:
@@ -28,12 +37,21 @@ async def live_of(request: Request) -> Live:
     return _live(request)
 
 
-def current_model(request: Request) -> LiveModel:
-    """The model that answers; this request ends on it. Raises Unavailable where there is none.
+def current_model(request: Request, name: str = ACTIVE) -> LiveModel:
+    """The model on which this request ends; `GiveBack` gives it back when the whole answer has been sent.
 
-    Called by the routes themselves: a dependency costs each request some forty microseconds.
+    Raises Unavailable where there is none, NotFound for a name that no open model has. Called by the routes
+    themselves: a dependency costs each request some forty microseconds.
     """
-    return _live(request).current
+    model = _live(request).take(partial(_bucket, request), name)
+    request.scope[TAKEN].append(model)
+    return model
+
+
+def _bucket(request: Request) -> int:
+    """Where a request belongs: the same key, else the same `X-Request-ID`, always to the same model."""
+    who = request.scope.get(CALLER) or request_id.get() or ""
+    return int.from_bytes(blake2b(who.encode(), digest_size=8).digest()) % BUCKETS
 
 
 def _live(request: Request) -> Live:
@@ -47,6 +65,13 @@ async def database_of(request: Request) -> Database:
     database = request.app.state.database
     assert isinstance(database, Database)
     return database
+
+
+async def replica_of(request: Request) -> Replica:
+    """This process among others."""
+    replica = request.app.state.replica
+    assert isinstance(replica, Replica)
+    return replica
 
 
 async def actor_of(request: Request) -> str:
@@ -96,6 +121,7 @@ class JsonRoute(APIRoute):
 
 
 CurrentLive = Annotated[Live, Depends(live_of)]
+CurrentReplica = Annotated[Replica, Depends(replica_of)]
 CurrentDatabase = Annotated[Database, Depends(database_of)]
 CurrentActor = Annotated[str, Depends(actor_of)]
 IdempotencyKey = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -12,10 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml_service.backend.errors import error_response, problem_of
 from ml_service.common.errors import TooLarge
+from ml_service.inference.handles import Live
+from ml_service.inference.live import LiveModel
 from ml_service.utils.logs import request_id
 
 HEADER = "X-Request-ID"
 CLIENT_LEFT = 499
+TAKEN = "ml_service.taken"
+"""In a request's scope: the models that it took."""
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -68,20 +73,41 @@ class AnswerBugs:
             await _send_problem(error, scope, receive, send)
 
 
-class BodyLimit:
-    """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed."""
+class GiveBack:
+    """Gives back the models that a request took when it is over, its stream sent or its client gone."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self.app, self.max_body_bytes = app, max_body_bytes
+    def __init__(self, app: ASGIApp, live: Live) -> None:
+        self.app, self.live = app, live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        taken: list[LiveModel] = []
+        scope[TAKEN] = taken
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            for model in taken:
+                self.live.give_back(model)
+
+
+class BodyLimit:
+    """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed.
+
+    Files that are sent as a form to one of the paths of `uploads` have the limit that stands there.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, uploads: Mapping[str, int] | None = None) -> None:
+        self.app, self.max_body_bytes, self.uploads = app, max_body_bytes, uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self.max_body_bytes:
-            await _send_problem(self._too_large(), scope, receive, send)
+        headers = Headers(scope=scope)
+        declared, limit = headers.get("content-length", ""), self._limit_of(scope, headers)
+        if declared.isdigit() and int(declared) > limit:
+            await _send_problem(TooLarge(f"the request body is larger than {limit:,} bytes"), scope, receive, send)
             return
         read_bytes = 0
 
@@ -89,14 +115,16 @@ class BodyLimit:
             nonlocal read_bytes
             message = await receive()
             read_bytes += len(message.get("body", b""))
-            if read_bytes > self.max_body_bytes:
+            if read_bytes > limit:
                 raise HTTPException(413)  # the one kind that the framework lets through while it reads a body
             return message
 
         await self.app(scope, receive_counted, send)
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the request body is larger than {self.max_body_bytes:,} bytes")
+    def _limit_of(self, scope: Scope, headers: Headers) -> int:
+        is_form = headers.get("content-type", "").strip().lower().startswith("multipart/form-data")
+        limit: int = self.uploads.get(scope["path"], self.max_body_bytes) if is_form else self.max_body_bytes
+        return limit
 
 
 class CancelOnDisconnect:

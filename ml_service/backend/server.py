@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from ml_service.common.errors import BadRequest
 from ml_service.common.settings import Settings
-from ml_service.inference.live import Live
+from ml_service.inference.handles import Live
 from ml_service.utils.logs import EventLogger
 
 log = EventLogger("server")

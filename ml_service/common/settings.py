@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     bundle: Path | None = None
-    """Directory of the bundle to serve; the one that ships with the project where not given."""
+    """Bundle to deploy at start, in place of what answered last; where not given that, or the shipped one at first."""
     store: Path = PROJECT / "data" / "store"
     """Directory for what the service writes."""
     database_url: SecretStr | None = None
@@ -58,6 +58,14 @@ class Settings(BaseSettings):
     """How long SIGTERM waits for running requests."""
     stuck_after_s: float = Field(10.0, gt=0)
     """A step that takes longer turns `/health/live` red."""
+    watch_s: float = Field(60.0, ge=0)
+    """How long a new deployment is watched; what fails more or gets slower goes back by itself. 0 watches nothing."""
+    watch_requests: int = Field(100, ge=1)
+    """The fewest requests that a watch wants to have seen."""
+    watch_error_ratio: float = Field(0.05, gt=0, le=1)
+    """So much more of its requests may a new model fail than the one before, before it goes back."""
+    watch_p95_factor: float = Field(2.0, gt=1)
+    """So many times as slow may a new model's 95 % quantile between tokens be, under the same load."""
     api_key: SecretStr | None = None
     """Where given, every route but health and docs wants `Authorization: Bearer KEY`."""
     allow_open_network: bool = False
@@ -82,5 +90,5 @@ class Settings(BaseSettings):
 
     @property
     def bundle_directory(self) -> Path:
-        """The bundle to serve."""
+        """The bundle that was given, else the one that ships with the project."""
         return self.bundle if self.bundle is not None else PROJECT / "data" / "bundle"

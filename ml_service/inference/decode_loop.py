@@ -21,6 +21,7 @@ from ml_service.inference.session import Logits, Session
 from ml_service.inference.shared_prefixes import SharedPrefixes
 from ml_service.inference.slots import Slots
 from ml_service.inference.step import Part, shares
+from ml_service.inference.track_record import TrackRecord
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
@@ -59,9 +60,8 @@ class DecodeLoop:
         self._earliest_deadline = math.inf
         self._gaps_s: list[float] = []
         """Between the tokens of this step and those before; told to the telemetry once a step."""
-        telemetry.watch_load(
-            running=lambda: self.running, waiting=lambda: self.busy - self.running, usage=lambda: self.cache_usage
-        )
+        self.record = TrackRecord()
+        telemetry.watch_load(self)
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
         self._thread.start()
 
@@ -84,6 +84,7 @@ class DecodeLoop:
         self._admission.close()
         self._inbox.put(("stop", None))
         self._thread.join()
+        self._telemetry.forget_load(self)
 
     @property
     def busy(self) -> int:
@@ -278,6 +279,8 @@ class DecodeLoop:
             decode_s=timings.decode_ms / 1e3,
             total_s=time.perf_counter() - sequence.submitted_at,
         )
+        if reason != "cancelled":
+            self.record.answered(timings.decode_ms / 1e3, sequence.generated, self._telemetry.requests_running + 1)
         self._admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
         sequence.tell()
         sequence.publish(finished)
@@ -285,6 +288,8 @@ class DecodeLoop:
     def _fail(self, sequence: Sequence, error: Exception, reason: str = "error") -> None:
         self._forget(sequence)
         self._telemetry.finished.labels(reason).inc()
+        if reason == "error":
+            self.record.failed()
         sequence.tell()
         sequence.publish(Failed(error))
 

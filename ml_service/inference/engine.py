@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Many
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -23,9 +23,10 @@ from ml_service.inference.decode_loop import DecodeLoop
 from ml_service.inference.mailbox import Doorbells, Mailbox
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sampler import Choice, Sampler
-from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
+from ml_service.inference.sequence import Answered, Delta, Echo, Event, Failed, Finished, Sequence
 from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
+from ml_service.inference.track_record import TrackRecord
 from ml_service.utils.telemetry import Telemetry
 
 _TOKENISE_IN_PLACE_CHARACTERS = 8_192
@@ -103,6 +104,8 @@ class Engine:
         block_bytes = session.cache_bytes_per_token * PREFIX_BLOCK_TOKENS
         blocks = options.prefix_cache_bytes // block_bytes if block_bytes else 0
         prefixes: PrefixCache[CacheBlock] = PrefixCache(PREFIX_BLOCK_TOKENS, blocks)
+        self.observer: Callable[[Answered], None] | None = None
+        """Told of the first answer of each request when it is over; it must not take long."""
         self._doorbells = Doorbells()
         self._loop = DecodeLoop(
             session, options.max_waiting, telemetry, prefixes, options.lookup_rows, self._doorbells.ring
@@ -116,6 +119,11 @@ class Engine:
     def last_step_age_s(self) -> float:
         """How long the engine has not moved although it has work."""
         return self._loop.last_step_age_s()
+
+    @property
+    def record(self) -> TrackRecord:
+        """How its requests ended, lately."""
+        return self._loop.record
 
     def stop(self) -> None:
         """End everything; blocks until the thread is gone."""
@@ -203,7 +211,7 @@ class Engine:
         mailbox: Mailbox[tuple[int, Event]] = Mailbox(self._doorbells.of_running_loop())
         sequences = await self._sequences(work, mailbox, streams)
         self._loop.submit(*sequences)
-        open_ones = set(range(len(sequences)))
+        open_ones, ended = set(range(len(sequences))), None
         try:
             while open_ones:
                 batch: list[Told] = []
@@ -215,11 +223,14 @@ class Engine:
                         break
                     if isinstance(event, Finished):
                         open_ones.discard(index)
+                        ended = event if index == 0 else ended
                     batch.append((index, event))
                 if batch:  # also what came before a failure that came with it
                     yield batch
                 if failure is not None:
                     raise failure
+            if ended is not None and self.observer is not None:
+                self.observer(sequences[0].answered(ended))
         finally:
             for index in open_ones:
                 self._loop.cancel(sequences[index])

@@ -1,4 +1,4 @@
-"""The model that answers: open a bundle, let it prove itself, hold it, let it go."""
+"""A model that answers: a bundle that was opened and has proved itself, and its engine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ml_service.common.bundle import (
     TOKENIZER_FILE,
     Golden,
     Manifest,
+    bundle_sha256,
     load_architecture,
     load_golden,
     load_manifest,
@@ -24,7 +25,7 @@ from ml_service.common.bundle import (
     read_metadata_props,
     verify_files,
 )
-from ml_service.common.errors import BundleRefused, ModelFailure, Unavailable
+from ml_service.common.errors import BundleRefused, ModelFailure
 from ml_service.common.settings import Settings
 from ml_service.inference.caches import bytes_per_token, spare_tokens
 from ml_service.inference.capacity import Capacity, Machine, Wishes, plan_capacity
@@ -48,7 +49,13 @@ class LiveModel:
     graph: GraphInfo
     engine: Engine
     chat: ChatTemplate
-    generation: int
+    sha256: str
+    """What the bundle is known by."""
+    experiment_id: int | None
+    """Of the deployment, else what the bundle itself names."""
+    deployment_id: int | None = None
+    generation: int = 0
+    """Of the deployment; 0 where there is none."""
 
     @property
     def created(self) -> int:
@@ -56,52 +63,7 @@ class LiveModel:
         return int(datetime.fromisoformat(self.manifest.date).timestamp())
 
 
-class Live:
-    """Holds the model that answers; everything that wants it asks for `current` and keeps what it got."""
-
-    def __init__(self) -> None:
-        self._current: LiveModel | None = None
-        self._is_draining = False
-
-    @property
-    def current(self) -> LiveModel:
-        """The model that answers. Raises Unavailable while starting and draining."""
-        if self._is_draining:
-            raise Unavailable("the service is shutting down", retry_after_s=5)
-        if self._current is None:
-            raise Unavailable("no model is deployed yet", retry_after_s=1)
-        return self._current
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a model."""
-        return self._current is not None
-
-    @property
-    def busy(self) -> int:
-        """Requests that are not finished."""
-        return self._current.engine.busy if self._current else 0
-
-    def last_step_age_s(self) -> float:
-        """How long the engine has not moved although it has work."""
-        return self._current.engine.last_step_age_s() if self._current else 0.0
-
-    def hold(self, model: LiveModel) -> None:
-        """Let this model answer from now on."""
-        self._current = model
-
-    def drain(self) -> None:
-        """Refuse new requests; running ones go on."""
-        self._is_draining = True
-
-    def close(self) -> None:
-        """Stop the engine; blocks until its thread is gone."""
-        if self._current is not None:
-            self._current.engine.stop()
-            self._current = None
-
-
-def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry, generation: int = 1) -> LiveModel:
+def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry) -> LiveModel:
     """Check every file, open the graph, replay the golden sample, start the engine.
 
     Raises BundleRefused, in words, where anything is not as the manifest says or the model does not prove itself.
@@ -120,7 +82,7 @@ def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry, gene
         session.close()
         raise
     seconds = time.perf_counter() - started
-    _tell(manifest, generation, seconds, telemetry)
+    log.info("model.proved", experiment=manifest.experiment, precision=manifest.precision, seconds=round(seconds, 3))
     metadata = read_metadata_props(session.graph.metadata_props)
     options = EngineOptions(
         capacity.max_waiting, capacity.prefix_cache_bytes, settings.lookup_rows, settings.request_timeout_s
@@ -128,7 +90,8 @@ def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry, gene
     engine = Engine(session, tokenizer, options, telemetry)
     log.info("engine.started", slots=capacity.slots, context=capacity.context, waiting=capacity.max_waiting,
              prefix_cache_mib=capacity.prefix_cache_bytes >> 20)  # fmt: skip
-    return LiveModel(manifest, metadata, session.graph, engine, chat, generation)
+    known_by = bundle_sha256(bundle)
+    return LiveModel(manifest, metadata, session.graph, engine, chat, known_by, manifest.experiment_id)
 
 
 def capacity_for(bundle: Path, settings: Settings) -> Capacity:
@@ -205,14 +168,3 @@ def _matching_tokenizer(bundle: Path, session: Session) -> Any:
             f"the model only {session.architecture.vocabulary_size}"
         )
     return tokenizer
-
-
-def _tell(manifest: Manifest, generation: int, seconds: float, telemetry: Telemetry) -> None:
-    telemetry.model_info.clear()
-    telemetry.model_info.labels(
-        "" if manifest.experiment_id is None else str(manifest.experiment_id),
-        manifest.experiment, manifest.commit, manifest.date, manifest.precision,
-    ).set(1)  # fmt: skip
-    telemetry.deployed_generation.set(generation)
-    telemetry.deploy_seconds.set(seconds)
-    log.info("model.proved", experiment=manifest.experiment, precision=manifest.precision, seconds=round(seconds, 3))

@@ -38,7 +38,7 @@ class Sampler:
     def __init__(self, parameters: GenerationParameters, seed: int, stream: int = 0) -> None:
         """`stream` tells the choices of one request apart: each has random numbers of its own."""
         self._parameters = parameters
-        self._seed, self._stream = seed, stream
+        self.seed, self._stream = seed, stream
         self._is_plain = parameters.repetition_penalty == 1.0 and not parameters.logit_bias
         self._bias_ids = np.fromiter(parameters.logit_bias, np.int64)
         self._biases = np.fromiter(parameters.logit_bias.values(), np.float32)
@@ -89,7 +89,7 @@ class Sampler:
     @cached_property
     def _generator(self) -> np.random.Generator:
         """Made for those who draw: it takes longer than to read a short prompt."""
-        return np.random.Generator(np.random.Philox(self._seed).jumped(self._stream))
+        return np.random.Generator(np.random.Philox(self.seed).jumped(self._stream))
 
 
 def likeliest(logits_V: Vector) -> int:

@@ -68,6 +68,18 @@ class Failed:
 Event = Echo | Delta | Finished | Failed
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A request that has its answer, for those who want to ask another model the same."""
+
+    prompt_ids: list[int]
+    parameters: GenerationParameters
+    """With the seed that was drawn."""
+    ids: list[int]
+    """The answer, without a token that only ended it."""
+    finished: Finished
+
+
 @dataclass(eq=False)
 class Sequence:
     """State of one request; owned by the decode loop from `submit` on."""
@@ -123,6 +135,14 @@ class Sequence:
     def generated(self) -> int:
         """How many tokens the answer has."""
         return len(self.ids) - len(self.prompt_ids)
+
+    def answered(self, finished: Finished) -> Answered:
+        """What was asked and answered, when it is over."""
+        ids = self.generated_ids
+        if finished.reason == "stop" and ids and ids[-1] in self._stop_ids:
+            ids.pop()
+        parameters = self.parameters.model_copy(update={"seed": self.sampler.seed})
+        return Answered(self.prompt_ids, parameters, ids, finished)
 
     @property
     def needs_prefill(self) -> bool:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from threading import Lock
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import HistogramMetricFamily
@@ -52,6 +53,22 @@ class ManyHistogram(Collector):
         return [HistogramMetricFamily(self._name, self._text, list(zip(limits, totals, strict=True)), total)]
 
 
+class Load(Protocol):
+    """What an engine has to do."""
+
+    @property
+    def running(self) -> int:
+        """Requests that have a slot."""
+
+    @property
+    def busy(self) -> int:
+        """Those and the ones that wait."""
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the KV cache's tokens in use."""
+
+
 class Telemetry:
     """The instruments of one process, in a registry of its own, so that two apps in one test do not meet."""
 
@@ -70,9 +87,15 @@ class Telemetry:
         def histogram(name: str, text: str, buckets: tuple[float, ...] = _LATENCY_S) -> Histogram:
             return Histogram(f"ml_service_{name}", text, buckets=buckets, registry=registry)
 
-        self.running = gauge("num_requests_running", "Requests that have a slot.")
-        self.waiting = gauge("num_requests_waiting", "Requests that wait for a slot.")
-        self.cache_usage = gauge("kv_cache_usage_perc", "Share of the KV cache's tokens in use, 0 to 1.")
+        self._loads: tuple[Load, ...] = ()
+        self._loads_lock = Lock()
+        gauge("num_requests_running", "Requests that have a slot.").set_function(lambda: self.requests_running)
+        gauge("num_requests_waiting", "Requests that wait for a slot.").set_function(
+            lambda: sum(load.busy - load.running for load in self._loads)
+        )
+        gauge("kv_cache_usage_perc", "Share of the KV cache's tokens in use, 0 to 1.").set_function(
+            lambda: max((load.cache_usage for load in self._loads), default=0.0)
+        )
         self.iteration_tokens = histogram("iteration_tokens_total", "Tokens read in a step.", _ITERATION_TOKENS)
         self.time_to_first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.")
         self.inter_token = ManyHistogram(
@@ -102,8 +125,22 @@ class Telemetry:
             "The model that answers; always 1.",
             ("experiment_id", "experiment", "commit", "exported_at", "precision"),
         )
+        self.feedback = counter("feedback", "Feedback on answers: accepted, corrected or rejected.", ("verdict",))
+        self.dataset_records = gauge("dataset_records", "Records in the newest version of the data set.", ("split",))
+        self.data_records = counter(
+            "data_records", "Records of uploads by what became of them: accepted, duplicate or rejected.", ("result",)
+        )
         self.deployed_generation = gauge("deployed_generation", "Generation of the deployment that answers.")
-        self.deploy_seconds = gauge("deploy_seconds", "How long the last deployment took to open and prove itself.")
+        self.deploy_seconds = gauge("deploy_seconds", "How long the last deployment took, from the wish to the swap.")
+        self.deployments = counter(
+            "deployments",
+            "Changes of the slot that this process made or refused: replace, shadow, canary, end, rollback, "
+            "auto_rollback or start; ok, refused or failed.",
+            ("result", "reason"),
+        )
+        self.shadow_requests = counter(
+            "shadow_requests", "Mirrored requests: same, different, failed, skipped or dropped.", ("result",)
+        )
 
     def request_finished(
         self, reason: str, prompt_tokens: int, queue_s: float, prefill_s: float, decode_s: float, total_s: float
@@ -116,13 +153,28 @@ class Telemetry:
         self.decode_time.observe(decode_s)
         self.e2e.observe(total_s)
 
-    def watch_load(
-        self, running: Callable[[], float], waiting: Callable[[], float], usage: Callable[[], float]
+    @property
+    def requests_running(self) -> int:
+        """Requests that have a slot, in all engines of the process."""
+        return sum(load.running for load in self._loads)
+
+    def watch_load(self, load: Load) -> None:
+        """Ask an engine for its load whenever Prometheus comes: a step pays nothing for it."""
+        with self._loads_lock:
+            self._loads = (*self._loads, load)
+
+    def forget_load(self, load: Load) -> None:
+        """An engine ends: hold on to nothing of it."""
+        with self._loads_lock:
+            self._loads = tuple(each for each in self._loads if each is not load)
+
+    def model_answers(
+        self, experiment_id: str, experiment: str, commit: str, exported_at: str, precision: str, generation: int
     ) -> None:
-        """Ask for the load whenever Prometheus comes: a step pays nothing for it."""
-        self.running.set_function(running)
-        self.waiting.set_function(waiting)
-        self.cache_usage.set_function(usage)
+        """This model is the active one from now on."""
+        self.model_info.clear()
+        self.model_info.labels(experiment_id, experiment, commit, exported_at, precision).set(1)
+        self.deployed_generation.set(generation)
 
     def watch_step_age(self, age: Callable[[], float]) -> None:
         """Ask for the age whenever Prometheus comes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from ml_service.backend.dependencies import CurrentLive, CurrentSettings
+from ml_service.backend.dependencies import CurrentLive, CurrentReplica, CurrentSettings
 from ml_service.backend.schemas import HealthResponse
 from ml_service.common.errors import Unavailable
 
@@ -28,11 +28,11 @@ async def live(live: CurrentLive, settings: CurrentSettings, response: Response)
 
 
 @router.get("/health/ready", response_model_exclude_none=True, responses={503: {"model": HealthResponse}})
-async def ready(live: CurrentLive, response: Response) -> HealthResponse:
-    """A model answers; send requests only while this is 200."""
+async def ready(live: CurrentLive, replica: CurrentReplica, response: Response) -> HealthResponse:
+    """A model answers; send requests only while this is 200. `detail` says where it is not the one it should be."""
     try:
         _ = live.current
     except Unavailable as reason:
         response.status_code = 503
         return HealthResponse(status="unavailable", detail=str(reason))
-    return HealthResponse(status="ok")
+    return HealthResponse(status="ok", detail=replica.trouble)

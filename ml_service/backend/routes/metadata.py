@@ -1,24 +1,60 @@
-"""`GET /metadata`: what the loaded graph file says of itself."""
+"""`GET /metadata` and `/metadata/{experiment_id}`: what a model's graph file says of itself."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
+from fastapi import Path as InPath
 
-from ml_service.backend.dependencies import current_model
+from ml_service.backend.dependencies import CurrentDatabase, CurrentLive, CurrentSettings
 from ml_service.backend.schemas import MetadataResponse, Problem, TensorOut
+from ml_service.common.bundle import load_manifest, read_metadata_props
+from ml_service.data.experiments import Experiments
+from ml_service.inference.bundle_metadata import graph_info
+from ml_service.inference.live import LiveModel
+from ml_service.inference.session import GraphInfo
 
-router = APIRouter(tags=["inference"])
+_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (401, 503)}
+router = APIRouter(tags=["inference"], responses=_ERRORS)
 
 
-@router.get("/metadata", responses={401: {"model": Problem}, 503: {"model": Problem}})
-async def metadata(request: Request) -> MetadataResponse:
+@router.get("/metadata")
+async def metadata(live: CurrentLive) -> MetadataResponse:
     """Commit, export time, experiment and the rest, read from the ONNX file that answers, not from a database."""
-    model = current_model(request)
+    return _of_model(live.current)
+
+
+@router.get("/metadata/{experiment_id}", responses={status: {"model": Problem} for status in (400, 404, 409)})
+async def metadata_of(
+    experiment_id: Annotated[int, InPath(ge=1, lt=2**63, description="The experiment's number.")],
+    live: CurrentLive,
+    database: CurrentDatabase,
+    settings: CurrentSettings,
+) -> MetadataResponse:
+    """The same of any experiment that has a bundle, open or not."""
+    if (model := live.handles.models().get(str(experiment_id))) is not None:
+        return _of_model(model)
+    experiments = Experiments(database, settings.store)
+    return await asyncio.to_thread(lambda: _of_bundle(experiments.bundle_of(experiment_id).path))
+
+
+def _of_model(model: LiveModel) -> MetadataResponse:
+    return _response(model.metadata, model.graph, model.manifest.files)
+
+
+def _of_bundle(bundle: Path) -> MetadataResponse:
+    graph = graph_info(bundle)
+    return _response(read_metadata_props(graph.metadata_props), graph, load_manifest(bundle).files)
+
+
+def _response(facts: dict[str, Any], graph: GraphInfo, files: dict[str, str]) -> MetadataResponse:
     return MetadataResponse(
-        **model.metadata,
-        inputs=[TensorOut(**asdict(tensor)) for tensor in model.graph.inputs],
-        outputs=[TensorOut(**asdict(tensor)) for tensor in model.graph.outputs],
-        sha256=model.manifest.files,
+        **facts,
+        inputs=[TensorOut(**asdict(tensor)) for tensor in graph.inputs],
+        outputs=[TensorOut(**asdict(tensor)) for tensor in graph.outputs],
+        sha256=files,
     )

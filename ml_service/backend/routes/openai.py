@@ -12,17 +12,15 @@ from fastapi.sse import EventSourceResponse
 from pydantic import ValidationError
 
 from ml_service.backend.answers import current_id
-from ml_service.backend.dependencies import JsonRoute, Timeout, current_model
+from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, current_model
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
 from ml_service.backend.openai_schemas import ChatRequest, CompletionRequest, OpenAIRequest
-from ml_service.common.errors import NotFound
 from ml_service.inference.chat import Message
 from ml_service.inference.engine import Completion, Engine, Told, Work
 from ml_service.inference.live import LiveModel
 
-ACTIVE = "active"
 router = APIRouter(prefix="/v1", tags=["openai"])
 posts = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
 Writer = CompletionWriter | ChatWriter
@@ -30,25 +28,21 @@ _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 
 
 @router.get("/models")
-async def models(request: Request) -> dict[str, Any]:
+async def models(live: CurrentLive) -> dict[str, Any]:
     """The names under which a model answers."""
-    model = current_model(request)
-    return {"object": "list", "data": [_card(model, name) for name in _names(model)]}
+    return {"object": "list", "data": [_card(model, name) for name, model in live.models.items()]}
 
 
 @router.get("/models/{name:path}")
-async def one_model(name: str, request: Request) -> dict[str, Any]:
+async def one_model(name: str, live: CurrentLive) -> dict[str, Any]:
     """A model by one of its names."""
-    model = current_model(request)
-    _check_name(model, name)
-    return _card(model, name)
+    return _card(live.named(name), name)
 
 
 @posts.post("/completions", response_model=None, responses=_STREAM)
 async def completions(body: CompletionRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue prompts: texts or token ids. `max_tokens` 0 with `echo` and `logprobs` scores them."""
-    model = current_model(request)
-    _check_name(model, body.model)
+    model = current_model(request, body.model)
     prompts = await _prompts(model.engine, body)
     try:
         parameters = body.parameters(body.max_tokens, body.logprobs)
@@ -62,8 +56,7 @@ async def completions(body: CompletionRequest, request: Request, timeout_s: Time
 @posts.post("/chat/completions", response_model=None, responses=_STREAM)
 async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
-    model = current_model(request)
-    _check_name(model, body.model)
+    model = current_model(request, body.model)
     text = model.chat.render([Message(message.role, message.text) for message in body.messages])
     prompt = await model.engine.encode(text, knows_special=model.chat.knows_special)
     room = model.engine.architecture.context_length - len(prompt)
@@ -124,17 +117,6 @@ async def _prompts(engine: Engine, body: CompletionRequest) -> list[list[int]]:
 def _format(body: ChatRequest) -> dict[str, Any]:
     schema = body.response_format.schema_to_follow if body.response_format is not None else None
     return {} if schema is None else {"json_schema": schema}
-
-
-def _names(model: LiveModel) -> list[str]:
-    manifest = model.manifest
-    numbers = [] if manifest.experiment_id is None else [str(manifest.experiment_id)]
-    return [ACTIVE, manifest.experiment, *numbers]
-
-
-def _check_name(model: LiveModel, name: str) -> None:
-    if name not in _names(model):
-        raise NotFound(f"there is no model {name!r} here: ask for {', '.join(_names(model))}")
 
 
 def _card(model: LiveModel, name: str) -> dict[str, Any]:

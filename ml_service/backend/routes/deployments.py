@@ -1,0 +1,75 @@
+"""`POST /deploy/{experiment_id}`, `DELETE /deploy/shadow|canary`, `POST /rollback`, `GET /deployments`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Query
+
+from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentReplica, IdempotencyKey
+from ml_service.backend.deployment_answers import deploy_response, overview
+from ml_service.backend.deployment_schemas import DeploymentsResponse, DeployRequest, DeployResponse, RollbackRequest
+from ml_service.backend.schemas import Problem
+from ml_service.common.types import Trial
+from ml_service.data.deployments import Order
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 503, 507)
+}
+ExperimentId = Annotated[int, Path(ge=1, lt=2**63, description="The experiment's number.")]
+router = APIRouter(tags=["learning"], responses=_ERRORS)
+
+
+@router.post("/deploy/{experiment_id}")
+async def deploy(
+    experiment_id: ExperimentId,
+    replica: CurrentReplica,
+    database: CurrentDatabase,
+    actor: CurrentActor,
+    body: Annotated[DeployRequest | None, Body()] = None,
+    key: IdempotencyKey = None,
+) -> DeployResponse:
+    """Let an experiment's model answer: it is opened, proves itself and is swapped in with no request lost.
+
+    Running requests end on the model that they began on. With `shadow` or `canary` it runs beside the active one.
+    """
+    body = body or DeployRequest()
+    order = Order(experiment_id, actor, body.reason, body.strategy, body.share, key)
+    return await asyncio.to_thread(deploy_response, database, replica, await replica.deploy(order))
+
+
+@router.delete("/deploy/{trial}")
+async def end(
+    trial: Annotated[Trial, Path(description="What to end.")],
+    replica: CurrentReplica,
+    database: CurrentDatabase,
+    actor: CurrentActor,
+    reason: Annotated[str, Query(max_length=200, description="Kept in the audit log.")] = "",
+) -> DeployResponse:
+    """Take the shadow or the canary away; the active model answers all again."""
+    ended = await replica.end(trial, actor, reason)
+    return await asyncio.to_thread(deploy_response, database, replica, ended)
+
+
+@router.post("/rollback")
+async def rollback(
+    replica: CurrentReplica,
+    database: CurrentDatabase,
+    actor: CurrentActor,
+    body: Annotated[RollbackRequest | None, Body()] = None,
+    key: IdempotencyKey = None,
+) -> DeployResponse:
+    """Back to what answered before. Again is one further back, never to what has just been left."""
+    back = await replica.roll_back(actor, (body or RollbackRequest()).reason, key)
+    return await asyncio.to_thread(deploy_response, database, replica, back)
+
+
+@router.get("/deployments")
+async def deployments(
+    replica: CurrentReplica,
+    database: CurrentDatabase,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Lines of the history.")] = 50,
+) -> DeploymentsResponse:
+    """What answers, what is tried beside it and how it does, who has loaded it, and how it came about."""
+    return await asyncio.to_thread(overview, database, replica, limit)

@@ -1,0 +1,186 @@
+"""Which models answer: active, shadow and canary, swapped by one reference; each is closed after its last request."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lib.memory import give_back_freed_pages
+from ml_service.common.errors import NotFound, Unavailable
+from ml_service.inference.engine import Engine
+from ml_service.inference.live import LiveModel
+from ml_service.inference.shadow import Shadow
+from ml_service.utils.logs import EventLogger
+
+log = EventLogger("live")
+ACTIVE = "active"
+BUCKETS = 10_000
+"""Requests are spread over so many; a canary answers the first of them."""
+_CLOSE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Handles:
+    """The models of the slot, as one immutable thing."""
+
+    generation: int = 0
+    """Of the slot that they make true."""
+    active: LiveModel | None = None
+    canary: LiveModel | None = None
+    percent: float = 0.0
+    """Of the requests, for the canary."""
+    shadow: Shadow | None = None
+
+    def models(self) -> dict[str, LiveModel]:
+        """By every name: their roles, then their experiments' names and ids; the active one goes before the others."""
+        shadow = self.shadow.model if self.shadow is not None else None
+        roles = {ACTIVE: self.active, "canary": self.canary, "shadow": shadow}
+        named = {role: model for role, model in roles.items() if model is not None}
+        for model in tuple(named.values()):
+            named.setdefault(model.manifest.experiment, model)
+            if model.experiment_id is not None:
+                named.setdefault(str(model.experiment_id), model)
+        return named
+
+    def engines(self) -> frozenset[Engine]:
+        """Those of all models."""
+        return frozenset(model.engine for model in self.models().values())
+
+
+class Live:
+    """Holds the models that answer. A request takes the one that it will end on, and gives it back."""
+
+    def __init__(self) -> None:
+        self._handles = Handles()
+        self._is_draining = False
+        self._lock = threading.Lock()
+        """Guards what follows, and the moment in which a request reads the handles and counts itself."""
+        self._users: Counter[Engine] = Counter()
+        self._serving: frozenset[Engine] = frozenset()
+        """Of the handles."""
+        self._open: set[Engine] = set()
+        """Those and the ones that only end what they have begun."""
+        self._closing: list[threading.Thread] = []
+
+    @property
+    def handles(self) -> Handles:
+        """What answers now."""
+        return self._handles
+
+    @property
+    def current(self) -> LiveModel:
+        """The active model. Raises Unavailable while starting and draining."""
+        if self._is_draining:
+            raise Unavailable("the service is shutting down", retry_after_s=5)
+        if self._handles.active is None:
+            raise Unavailable("no model is deployed yet", retry_after_s=1)
+        return self._handles.active
+
+    @property
+    def models(self) -> dict[str, LiveModel]:
+        """Those that are open, by every name. Raises Unavailable while starting and draining."""
+        _ = self.current
+        return self._handles.models()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a model."""
+        return self._handles.active is not None
+
+    @property
+    def busy(self) -> int:
+        """Requests that are not finished, on whichever model."""
+        return self._users.total()
+
+    def last_step_age_s(self) -> float:
+        """How long an engine has not moved although it has work; the longest of all."""
+        return max((engine.last_step_age_s() for engine in tuple(self._open)), default=0.0)
+
+    def take(self, bucket: Callable[[], int], name: str = ACTIVE) -> LiveModel:
+        """The model on which a request ends: `name` is a role, or an experiment's name or id.
+
+        `bucket` is asked where there is a canary: 0 to 9,999, always the same for whom the choice should stick.
+        Raises Unavailable while starting and draining, NotFound for a model that is not open.
+        """
+        with self._lock:
+            model, handles = self.current, self._handles
+            if name != ACTIVE:
+                model = self.named(name)
+            elif handles.canary is not None and bucket() < handles.percent / 100 * BUCKETS:
+                model = handles.canary
+            self._users[model.engine] += 1
+            return model
+
+    def named(self, name: str) -> LiveModel:
+        """A model to look at, by any of its names. Raises Unavailable, NotFound."""
+        models = self.models
+        if name not in models:
+            raise NotFound(f"there is no model {name!r} here: ask for {', '.join(models)}")
+        return models[name]
+
+    def give_back(self, model: LiveModel) -> None:
+        """A request is over; a model that was swapped out is closed by its last one."""
+        engine = model.engine
+        with self._lock:
+            self._users[engine] -= 1
+            if self._users[engine]:
+                return
+            del self._users[engine]
+            if engine not in self._serving:
+                self._retire([engine])
+
+    def swap(self, handles: Handles) -> None:
+        """Let these answer from now on. Those that no longer do are closed as soon as nobody uses them."""
+        shadow = handles.shadow
+        if handles.active is not None:
+            handles.active.engine.observer = shadow.offer if shadow is not None else None
+        with self._lock:
+            left = self._serving - handles.engines()
+            self._handles, self._serving = handles, handles.engines()
+            self._open |= self._serving
+            for engine in left:
+                engine.observer = None
+            self._retire([engine for engine in left if not self._users[engine]])
+
+    def hold(self, model: LiveModel) -> None:
+        """Let this model answer alone."""
+        self.swap(Handles(model.generation, model))
+
+    def drain(self) -> None:
+        """Refuse new requests; running ones go on."""
+        self._is_draining = True
+        if self._handles.active is not None:
+            self._handles.active.engine.observer = None
+
+    def close(self) -> None:
+        """Stop every engine; blocks until their threads are gone."""
+        with self._lock:
+            self._handles, self._serving = Handles(), frozenset()
+            self._retire(list(self._open))
+            closing = list(self._closing)
+        for thread in closing:
+            thread.join(_CLOSE_TIMEOUT_S)
+
+    def _retire(self, engines: list[Engine]) -> None:
+        self._closing = [thread for thread in self._closing if thread.is_alive()]
+        if engines := [engine for engine in engines if engine in self._open]:
+            self._open -= set(engines)
+            thread = threading.Thread(target=_close, args=(engines,), name="retire-model", daemon=True)
+            self._closing.append(thread)
+            thread.start()
+
+
+def random_bucket() -> int:
+    """For a request that nothing is known of."""
+    return random.randrange(BUCKETS)
+
+
+def _close(engines: list[Engine]) -> None:
+    for engine in engines:
+        engine.stop()
+    engines.clear()  # else this frame would hold on to what is to be freed
+    give_back_freed_pages()
+    log.info("model.closed")
