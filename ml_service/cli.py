@@ -12,8 +12,11 @@ from pydantic import ValidationError
 
 from lib.interruption import TrainingStopped
 from ml_service.cli_bench import bench
+from ml_service.cli_data import data_app
 from ml_service.cli_deploy import deploy, deployments, rollback
+from ml_service.cli_experiments import experiments_app, retrain, worker
 from ml_service.cli_stage import stage
+from ml_service.cli_upkeep import audit_app, feedback_app, migrate, retention
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
@@ -29,11 +32,19 @@ corpus_app = typer.Typer(help="Turn text into a data set of token shards.", no_a
 bundle_app = typer.Typer(help="Look into a bundle, or let it prove itself.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(data_app, name="data")
 app.command()(bench)
 app.command()(stage)
 app.command()(deploy)
 app.command()(rollback)
 app.command()(deployments)
+app.command()(retrain)
+app.command()(worker)
+app.add_typer(experiments_app, name="experiments")
+app.add_typer(feedback_app, name="feedback")
+app.add_typer(audit_app, name="audit")
+app.command()(retention)
+app.command()(migrate)
 
 Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]
 Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
@@ -225,7 +236,8 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on (default 8000).")] = None,
     store: Annotated[Path | None, typer.Option(help="Directory for what the service writes.")] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle to deploy first; by default what was deployed last, else the shipped one.")
+        Path | None,
+        typer.Option(help="Bundle to deploy first; by default what was deployed last, else the shipped one."),
     ] = None,
     runtime: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="What runs the model.")] = None,
 ) -> None:

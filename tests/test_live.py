@@ -25,7 +25,7 @@ class StubEngine:
 
     def __init__(self) -> None:
         self.stops = 0
-        self.observer: object = None
+        self.observers: tuple[object, ...] = ()
         self.age_s = 0.0
 
     def stop(self) -> None:
@@ -122,7 +122,7 @@ def test_models_are_found_by_role_name_and_number() -> None:
     expected = {"active": active, "same": active, "2": canary, "canary": canary, "shadow": shadow.model}
     for name, model in expected.items():
         assert live.take(lambda: BUCKETS - 1, name) is model
-    assert active.engine.observer is shadow.offer
+    assert len(active.engine.observers) == 1
     with pytest.raises(NotFound, match="there is no model 'gpt-4' here: ask for active, canary"):
         live.take(never, "gpt-4")
 

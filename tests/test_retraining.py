@@ -150,7 +150,7 @@ def test_a_training_that_is_interrupted_goes_on_and_its_curve_has_no_hole(
     plain: World, harm: Callable[[Path, threading.Event], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ml_service.pipeline.lease._HEARTBEAT_S", 0.0)
-    child = plain.ask(budget={"steps": 400}, hyperparameters=SMALL | {"checkpoint_steps": 20})
+    child = plain.ask(budget={"steps": 120}, hyperparameters=SMALL | {"checkpoint_steps": 20})
     jobs = Jobs(plain.database)
     worker = Worker(plain.database, plain.settings, jobs)
     monkeypatch.setattr(jobs, "heartbeat", interrupted_at(plain, child, harm, worker.stop))
@@ -162,7 +162,7 @@ def test_a_training_that_is_interrupted_goes_on_and_its_curve_has_no_hole(
     assert (done.state, done.error) == ("succeeded", None)
     steps = [point.step for point in plain.series.read(child)["train_loss"]]
     assert steps == sorted(set(steps))
-    assert set(range(10, 401, 10)) <= set(steps)
+    assert set(range(10, 121, 10)) <= set(steps)
 
 
 def test_who_cancels_a_training_keeps_what_it_has_learned(plain: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,27 @@ from prometheus_fastapi_instrumentator import Instrumentator
 
 from ml_service.backend.dependencies import require_key
 from ml_service.backend.errors import add_error_handlers
+from ml_service.backend.intakes import Intakes
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, GiveBack, RequestId
-from ml_service.backend.routes import deployments, forward, forward_batch, health, metadata, openai
+from ml_service.backend.request_sampler import RequestSampler
+from ml_service.backend.routes import (
+    data,
+    deployments,
+    experiments,
+    feedback,
+    forward,
+    forward_batch,
+    health,
+    metadata,
+    openai,
+)
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
+from ml_service.data.jobs import Jobs
+from ml_service.data.request_log import RequestLog
 from ml_service.inference.handles import Live
 from ml_service.pipeline.replica import Replica
+from ml_service.pipeline.supervisor import Supervisor
 from ml_service.utils.telemetry import Telemetry
 
 DESCRIPTION = """The language model that a team owns.
@@ -37,12 +52,16 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     live, telemetry = live or Live(), telemetry or Telemetry()
     database = Database(settings.database_address, settings.store)
     replica = Replica(database, settings, live, telemetry)
+    sampler = RequestSampler(RequestLog(database, settings.request_log_days), settings)
+    live.watch = sampler.note if settings.request_log_share > 0 else None
+    supervisor = Supervisor(Jobs(database), settings)
+    intakes = Intakes(settings, database, telemetry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(replica.open_at_start)
         telemetry.watch_step_age(live.last_step_age_s)
-        async with replica.following():
+        async with replica.following(), supervisor.running(), sampler.writing(), intakes.running():
             yield
         await asyncio.to_thread(live.close)
         database.close()
@@ -57,16 +76,21 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         static_url="/docs/static",
     )
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
-    app.state.database, app.state.replica = database, replica
+    app.state.database, app.state.supervisor, app.state.replica = database, supervisor, replica
+    app.state.sampler = sampler
+    app.state.intakes = intakes
     add_error_handlers(app)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
-    app.include_router(deployments.router, dependencies=[Depends(require_key)])
+    for router in (experiments.router, experiments.posts, feedback.router, feedback.posts, deployments.router):
+        app.include_router(router, dependencies=[Depends(require_key)])
+    app.include_router(data.router, dependencies=[Depends(require_key)])
     app.include_router(health.router)  # routes are tried in their order, so the busiest come first
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    uploads = {data.UPLOAD_PATH: settings.max_upload_bytes}
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads=uploads)
     _measure(app, telemetry, Depends(require_key))  # outside of both, so that what they refuse or cut is counted
     app.add_middleware(GiveBack, live=live)
     app.add_middleware(AnswerBugs)

@@ -15,7 +15,7 @@ from ml_service.backend.errors import error_response, problem_of
 from ml_service.common.errors import TooLarge
 from ml_service.inference.handles import Live
 from ml_service.inference.live import LiveModel
-from ml_service.utils.logs import request_id
+from ml_service.utils.logs import request_id, request_path
 
 HEADER = "X-Request-ID"
 CLIENT_LEFT = 499
@@ -44,6 +44,7 @@ class RequestId:
             await send(message)
 
         token = request_id.set(current)
+        request_path.set(scope["path"])  # the context is this request's own
         try:
             await self.app(scope, receive, send_with_id)
         finally:

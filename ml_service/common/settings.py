@@ -38,6 +38,18 @@ class Settings(BaseSettings):
     """Of keys and values; 8 bit takes a quarter of fp32, and is the default beside rounded weights where it can be."""
     threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads of a step; the cores at hand where not given."""
+    worker: Literal["embedded", "separate"] = "embedded"
+    """Who trains: a process that the server starts where there is work, or `ml-service worker`, run apart."""
+    training_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
+    """Threads of a training, which gives way to everybody else; the cores at hand where not given."""
+    request_log_share: float = Field(0.01, ge=0, le=1)
+    """Of the answered requests, so many are kept in the request log: sizes, times, how they ended."""
+    request_log_texts: bool = False
+    """Keep prompts and answers there too, so that feedback can refer to them."""
+    request_log_days: float = Field(7.0, gt=0)
+    """How long a logged request is kept."""
+    retention_days: float = Field(30.0, gt=0)
+    """How long a bundle stays that is neither deployed, nor lately was, nor pinned."""
     slots: int | None = Field(None, ge=1, le=256)
     """Requests answered at the same time: 16 a core, at most 64, in a quarter of the free memory where not given."""
     context: int | None = Field(None, ge=16)
@@ -54,8 +66,10 @@ class Settings(BaseSettings):
     """The longest that a request may take; `X-Request-Timeout` can only shorten it."""
     max_body_bytes: int = Field(1_000_000, ge=1024)
     """The largest request body."""
+    max_upload_bytes: int = Field(2 << 30, ge=1024)
+    """The largest body of files that `/add_data` takes as a form; JSON has the limit of all routes."""
     drain_timeout_s: float = Field(30.0, ge=0)
-    """How long SIGTERM waits for running requests."""
+    """How long SIGTERM waits for running requests, and for the checkpoint of a training."""
     stuck_after_s: float = Field(10.0, gt=0)
     """A step that takes longer turns `/health/live` red."""
     watch_s: float = Field(60.0, ge=0)

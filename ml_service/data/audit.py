@@ -36,6 +36,12 @@ def record(
     session.flush()
 
 
+def latest(database: Database, limit: int) -> list[AuditEvent]:
+    """Newest first."""
+    with database.reading() as session:
+        return list(session.scalars(select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)))
+
+
 def verify(database: Database) -> tuple[int, str | None]:
     """How many events hold together, and what is wrong with the first one that does not."""
     expected, count = _FIRST, 0

@@ -14,6 +14,8 @@ from ml_service.data.database import Database, now
 from ml_service.data.tables import Feedback, LoggedRequest
 
 Verdict = Literal["accepted", "corrected", "rejected"]
+FEEDBACK = "feedback"
+"""The name of the data that it becomes, and of the job that does it."""
 
 
 @dataclass(frozen=True)

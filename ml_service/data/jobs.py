@@ -72,6 +72,14 @@ class Jobs:
         session.add(job)
         session.flush()
 
+    def queue_once(self, kind: str, every_s: float) -> None:
+        """Wish for something that is done once in so many seconds, whoever wishes."""
+        with self._database.writing() as session:
+            self._database.lock_for_this_transaction(session, kind)
+            lately = select(Job.id).where(Job.kind == kind, Job.created > self._clock() - timedelta(seconds=every_s))
+            if session.scalar(lately.limit(1)) is None:
+                self.queue(session, kind, dedup_key=kind)
+
     def wait(self) -> bool:
         """Whether any job could be claimed now or later: a worker has something to live for."""
         with self._database.reading() as session:

@@ -23,7 +23,7 @@ from ml_service.inference.decode_loop import DecodeLoop
 from ml_service.inference.mailbox import Doorbells, Mailbox
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.sampler import Choice, Sampler
-from ml_service.inference.sequence import Answered, Delta, Echo, Event, Failed, Finished, Sequence
+from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
 from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.inference.track_record import TrackRecord
@@ -87,6 +87,7 @@ class Completion:
             self.choices.extend(event.choices)
 
 
+Observer = Callable[[Sequence, Finished], None]
 Told = tuple[int, Echo | Delta | Finished]
 """Which answer, and what came of it."""
 
@@ -104,8 +105,8 @@ class Engine:
         block_bytes = session.cache_bytes_per_token * PREFIX_BLOCK_TOKENS
         blocks = options.prefix_cache_bytes // block_bytes if block_bytes else 0
         prefixes: PrefixCache[CacheBlock] = PrefixCache(PREFIX_BLOCK_TOKENS, blocks)
-        self.observer: Callable[[Answered], None] | None = None
-        """Told of the first answer of each request when it is over; it must not take long."""
+        self.observers: tuple[Observer, ...] = ()
+        """Told of the first answer of each request when it is over; they must not take long."""
         self._doorbells = Doorbells()
         self._loop = DecodeLoop(
             session, options.max_waiting, telemetry, prefixes, options.lookup_rows, self._doorbells.ring
@@ -229,8 +230,9 @@ class Engine:
                     yield batch
                 if failure is not None:
                     raise failure
-            if ended is not None and self.observer is not None:
-                self.observer(sequences[0].answered(ended))
+            if ended is not None:
+                for observe in self.observers:
+                    observe(sequences[0], ended)
         finally:
             for index in open_ones:
                 self._loop.cancel(sequences[index])

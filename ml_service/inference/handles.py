@@ -7,11 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from lib.memory import give_back_freed_pages
 from ml_service.common.errors import NotFound, Unavailable
-from ml_service.inference.engine import Engine
+from ml_service.inference.engine import Engine, Observer
 from ml_service.inference.live import LiveModel
+from ml_service.inference.sequence import Finished, Sequence
 from ml_service.inference.shadow import Shadow
 from ml_service.utils.logs import EventLogger
 
@@ -54,6 +56,8 @@ class Live:
     """Holds the models that answer. A request takes the one that it will end on, and gives it back."""
 
     def __init__(self) -> None:
+        self.watch: Callable[[LiveModel, Sequence, Finished], None] | None = None
+        """Told of every request that was answered, and by which model, but for what a shadow is asked; set at start."""
         self._handles = Handles()
         self._is_draining = False
         self._lock = threading.Lock()
@@ -134,15 +138,18 @@ class Live:
 
     def swap(self, handles: Handles) -> None:
         """Let these answer from now on. Those that no longer do are closed as soon as nobody uses them."""
-        shadow = handles.shadow
-        if handles.active is not None:
-            handles.active.engine.observer = shadow.offer if shadow is not None else None
+        for model in (handles.active, handles.canary):
+            if model is not None:
+                model.engine.observers = self._observers_of(model)
+        if handles.active is not None and handles.shadow is not None:
+            offer = handles.shadow.offer
+            handles.active.engine.observers += (lambda sequence, end: offer(sequence.answered(end)),)
         with self._lock:
             left = self._serving - handles.engines()
             self._handles, self._serving = handles, handles.engines()
             self._open |= self._serving
             for engine in left:
-                engine.observer = None
+                engine.observers = ()
             self._retire([engine for engine in left if not self._users[engine]])
 
     def hold(self, model: LiveModel) -> None:
@@ -153,7 +160,7 @@ class Live:
         """Refuse new requests; running ones go on."""
         self._is_draining = True
         if self._handles.active is not None:
-            self._handles.active.engine.observer = None
+            self._handles.active.engine.observers = self._observers_of(self._handles.active)
 
     def close(self) -> None:
         """Stop every engine; blocks until their threads are gone."""
@@ -163,6 +170,9 @@ class Live:
             closing = list(self._closing)
         for thread in closing:
             thread.join(_CLOSE_TIMEOUT_S)
+
+    def _observers_of(self, model: LiveModel) -> tuple[Observer, ...]:
+        return (partial(self.watch, model),) if self.watch is not None else ()
 
     def _retire(self, engines: list[Engine]) -> None:
         self._closing = [thread for thread in self._closing if thread.is_alive()]

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from ml_service.common.errors import BadRequest
-from ml_service.data.database import Database, now
+from ml_service.data.database import Database
 from ml_service.data.evaluations import Evaluations
 from ml_service.data.experiments import BUNDLE, Experiments
 from ml_service.data.jobs import Jobs
@@ -68,8 +68,6 @@ def progress_of(database: Database, experiment: Experiment) -> dict[str, Any]:
     progress = dict(job.progress)
     if job.cancel_requested and job.finished is None:
         progress["stopping"] = True
-    if experiment.started is not None and experiment.finished is None:
-        progress["running_s"] = round((now() - experiment.started).total_seconds(), 1)
     return progress
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ml_service.data.database import Database
-from ml_service.data.feedback import FeedbackStore
-from ml_service.pipeline.adding import Added, add_texts
+from ml_service.data.datasets import AddedBatch
+from ml_service.data.feedback import FEEDBACK, FeedbackStore
+from ml_service.pipeline.adding import add_texts
 
-FEEDBACK = "feedback"
 
-
-def export_lessons(database: Database, store: Path, actor: str, name: str = FEEDBACK) -> Added | None:
+def export_lessons(database: Database, store: Path, actor: str, name: str = FEEDBACK) -> AddedBatch | None:
     """Add all feedback that is not data yet; None where there is none.
 
     A kill in the middle loses nothing and adds nothing twice: the same texts again are the same batch.

@@ -14,6 +14,7 @@ from lib.files import sha256_of_file, sha256_of_text, staged
 from lib.token_shards import MANIFEST_FILE as DATASET_FILE
 from lib.token_shards import load_manifest as load_dataset
 from ml_service.common.bundle import MANIFEST_FILE, bundle_sha256
+from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.data.datasets import Datasets
 from ml_service.data.evaluations import Evaluations
@@ -44,10 +45,11 @@ class Cancelled(Exception):
 class Retraining:
     """One attempt at a retraining. What earlier attempts finished is not done again."""
 
-    def __init__(self, database: Database, store: Path, jobs: Jobs, lease: Lease, threads: int) -> None:
+    def __init__(self, database: Database, settings: Settings, jobs: Jobs, lease: Lease) -> None:
+        store = settings.store
         experiment_id = lease.claim.experiment_id
         assert experiment_id is not None, "a retraining is an experiment's"
-        self._jobs, self._lease, self._threads = jobs, lease, threads
+        self._jobs, self._lease, self._settings = jobs, lease, settings
         self._experiments, self._datasets = Experiments(database, store), Datasets(database, store)
         self._series, self._evaluations = Series(database), Evaluations(database)
         self._experiment = self._experiments.get(experiment_id)
@@ -73,7 +75,9 @@ class Retraining:
         self._set_phase(phase)
         processes = self._experiment.plan["processes"] if phase == "train" else 1
         try:
-            run_stage_process(name, self._directory, max(self._threads // processes, 1), processes, self._watch)
+            threads = max(self._settings.training_threads // processes, 1)
+            grace_s = self._settings.drain_timeout_s
+            run_stage_process(name, self._directory, threads, processes, self._watch, grace_s)
         except StageInterrupted:
             if self._lease.is_cancelled and phase == "extract":
                 raise Cancelled from None

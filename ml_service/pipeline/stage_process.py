@@ -12,8 +12,6 @@ from pathlib import Path
 LOG_FILE = "log.txt"
 PARAMETERS_FILE = "params.yaml"
 _LOOK_EVERY_S = 0.5
-_GRACE_S = 60.0
-"""How long a stage that was asked to end may take: a checkpoint of a large model."""
 _BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
@@ -29,11 +27,13 @@ class StageInterrupted(Exception):
     """It was asked to end and can go on later."""
 
 
-def run_stage_process(name: str, directory: Path, threads: int, processes: int, watch: Callable[[], bool]) -> None:
+def run_stage_process(
+    name: str, directory: Path, threads: int, processes: int, watch: Callable[[], bool], grace_s: float = 60.0
+) -> None:
     """Run a stage over a directory whose parameters lie in it; all that it says goes to the directory's log.
 
-    `watch` is called twice a second; where it returns True the stage is asked to end, and where it raises the stage
-    is killed. Raises StageInterrupted, StageKilled or StageFailed where it does not end well.
+    `watch` is called twice a second; where it returns True the stage is asked to end, which may take `grace_s`, and
+    where it raises the stage is killed. Raises StageInterrupted, StageKilled or StageFailed where it does not end well.
     """
     words = ["stage", name, "--params", str(directory / PARAMETERS_FILE), "--directory", str(directory)]
     command = [*_launcher(processes), "-m", "ml_service.cli", *words, "--with-parent"]
@@ -45,7 +45,7 @@ def run_stage_process(name: str, directory: Path, threads: int, processes: int, 
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         ) as process:
             try:
-                is_asked = _ended_when_asked(process, watch)
+                is_asked = _ended_when_asked(process, watch, grace_s)
             except BaseException:
                 process.kill()
                 raise
@@ -60,12 +60,12 @@ def _launcher(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
-def _ended_when_asked(process: subprocess.Popen[bytes], watch: Callable[[], bool]) -> bool:
+def _ended_when_asked(process: subprocess.Popen[bytes], watch: Callable[[], bool], grace_s: float) -> bool:
     """Wait for the end; whether it had been asked for."""
     is_asked = False
     while True:
         try:
-            process.wait(_GRACE_S if is_asked else _LOOK_EVERY_S)
+            process.wait(grace_s if is_asked else _LOOK_EVERY_S)
             return is_asked
         except subprocess.TimeoutExpired:
             if is_asked:

@@ -7,19 +7,23 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import PREFIX, Settings
 from ml_service.data.jobs import Jobs
+from ml_service.pipeline.retention import RETENTION
 from ml_service.utils.logs import EventLogger
 
 log = EventLogger("worker")
 _LOOK_EVERY_S = 2.0
 _IDLE_S = 30.0
 _LONGEST_PAUSE_S = 60.0
-_GRACE_S = 60.0
+_GRACE_S = 15.0
+"""What a worker needs to end beyond the time that its training has for a checkpoint."""
+_A_DAY_S = 86_400.0
 _GOOD_END = 0
 
 
@@ -30,6 +34,7 @@ class Supervisor:
         self._jobs, self._settings = jobs, settings
         self._process: subprocess.Popen[bytes] | None = None
         self._wake = asyncio.Event()
+        self._cleaned = time.monotonic()
         self._pause_s = _LOOK_EVERY_S
 
     def wake(self) -> None:
@@ -59,13 +64,19 @@ class Supervisor:
                 await asyncio.wait_for(self._wake.wait(), self._pause_s)
             self._wake.clear()
 
+    def _wish_for_retention(self) -> None:
+        """Once a day, whoever of the replicas comes first."""
+        if time.monotonic() - self._cleaned > _A_DAY_S:
+            self._jobs.queue_once(RETENTION, _A_DAY_S)
+            self._cleaned = time.monotonic()
+
     async def _stop(self) -> None:
         """Ask the worker to end and wait for it: a training writes its checkpoint first."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
         try:
-            await asyncio.to_thread(self._process.wait, _GRACE_S)
+            await asyncio.to_thread(self._process.wait, self._settings.drain_timeout_s + _GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
 
@@ -79,6 +90,7 @@ class Supervisor:
             if code != _GOOD_END:
                 log.warning("worker.died", code=code, again_in_s=self._pause_s)
                 return
+        await asyncio.to_thread(self._wish_for_retention)
         if await asyncio.to_thread(self._jobs.wait):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ml_service.cli", "worker", "--until-idle", str(_IDLE_S)],

@@ -16,11 +16,12 @@ from ml_service.common.errors import ServiceError, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.data.deployments import Order
+from ml_service.data.feedback import FEEDBACK
 from ml_service.data.jobs import Claim, Jobs, LeaseLost
 from ml_service.data.schema import migrate
 from ml_service.pipeline.deploy import Deployer
 from ml_service.pipeline.lease import Lease
-from ml_service.pipeline.lessons import FEEDBACK, export_lessons
+from ml_service.pipeline.lessons import export_lessons
 from ml_service.pipeline.retention import RETENTION, run_retention
 from ml_service.pipeline.retrain import RETRAIN
 from ml_service.pipeline.retraining import DEPLOY, Cancelled, GivenBack, Retraining
@@ -107,8 +108,7 @@ class Worker:
         return f"{reason}: {'it will be tried again' if is_queued else 'that was the last attempt'}"
 
     def _retrain(self, lease: Lease) -> None:
-        threads = self._settings.training_threads
-        Retraining(self._database, self._settings.store, self._jobs, lease, threads).run()
+        Retraining(self._database, self._settings, self._jobs, lease).run()
 
     def _deploy(self, lease: Lease) -> None:
         """What the gate let through; a worker that died in between did it already, or not at all."""

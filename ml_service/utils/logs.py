@@ -11,6 +11,8 @@ from typing import Any
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that is being served in this context."""
+request_path: ContextVar[str | None] = ContextVar("request_path", default=None)
+"""The path that it asked for."""
 _ROOT = "ml_service"
 
 

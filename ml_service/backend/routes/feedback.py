@@ -12,9 +12,8 @@ from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, JsonR
 from ml_service.backend.schemas import Problem
 from ml_service.data import audit
 from ml_service.data.database import Database
-from ml_service.data.feedback import FeedbackStore
+from ml_service.data.feedback import FEEDBACK, FeedbackStore
 from ml_service.data.jobs import Jobs
-from ml_service.pipeline.lessons import FEEDBACK
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 503)}
 router = APIRouter(tags=["learning"], responses=_PROBLEMS)
