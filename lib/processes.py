@@ -1,10 +1,11 @@
-"""Processes that work in the background: only when nobody else wants the processor, and not longer than their parent."""
+"""Background processes: only when nobody else wants the processor, and not longer than their parent."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 
@@ -17,6 +18,25 @@ def run_when_idle() -> None:
         if hasattr(os, "SCHED_IDLE"):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         os.nice(_LEAST)
+
+
+def own_name() -> str:
+    """By what other processes know this one: `HOST:PID`."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether that process was of this machine and lives no more. Of another machine's nothing is known."""
+    host, _, pid = name.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def end_with_parent() -> None:

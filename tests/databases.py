@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
@@ -46,9 +47,29 @@ class Cluster:
         """Take it down: `immediate` is what a kill does, `fast` is in order."""
         self._run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self._data))
 
-    def kill(self) -> None:
-        """kill -9 for the server process; those of its sessions follow."""
-        os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), 9)
+    def pid(self) -> int:
+        """Of the server process; kill -9 it, and those of its sessions follow."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def is_running(self) -> bool:
+        """Whether there is a server process."""
+        try:
+            os.kill(self.pid(), 0)
+        except (OSError, ValueError, IndexError):
+            return False
+        return True
+
+    def start_again(self, patience_s: float = 60.0) -> None:
+        """After a kill: sessions of the dead server may still hold its memory for a moment."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                self.start()
+                return
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def create(self) -> str:
         """The URL of a new and empty database."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 from datetime import datetime, timedelta
 
 import pytest
 
+from lib.processes import is_gone, own_name
 from ml_service.common.errors import Conflict
 from ml_service.data.database import Database, now
 from ml_service.data.evaluations import Evaluations
@@ -128,6 +131,27 @@ def test_a_job_whose_worker_died_goes_on_elsewhere_and_the_zombie_writes_nothing
         assert session.get_one(Experiment, experiment).error is None
         assert session.get_one(Job, heir.job_id).progress == {}
     assert state_of(database, experiment) == ("running", "running")
+
+
+def test_a_job_whose_worker_is_known_to_be_dead_need_not_wait_for_its_lease(database: Database, clock: Clock) -> None:
+    jobs = Jobs(database, clock=clock, is_gone=lambda owner: owner == "dead")
+    queue_experiment(database, jobs)
+    assert jobs.claim("dead", "here") is not None
+    assert jobs.wait()
+    heir = jobs.claim("alive", "here")
+    assert heir is not None
+    assert heir.attempt == 2
+    assert not jobs.wait()
+
+
+def test_a_process_is_gone_when_it_has_ended_and_nothing_is_known_of_other_machines() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = own_name().rpartition(":")[0]
+    assert is_gone(f"{host}:{ended.pid}")
+    assert not is_gone(own_name())
+    assert not is_gone(f"elsewhere:{ended.pid}")
+    assert not is_gone("worker")
 
 
 def test_a_heartbeat_keeps_the_lease(database: Database, jobs: Jobs, clock: Clock) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, and_, or_, select, update
+from sqlalchemy import CursorResult, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from lib.processes import is_gone
 from ml_service.common.errors import Conflict
 from ml_service.data.database import Database, now
 from ml_service.data.states import change_state
@@ -22,6 +23,9 @@ BACK_OFF_S = (0.0, 5.0, 30.0)
 """How long a job waits after it was lost or failed for the first, second and each further time."""
 MAX_ATTEMPTS = 5
 LOST = "the worker was lost {times} times without getting any further: its log tells more"
+
+
+_RUNNING = select(Job).where(Job.state == "running")
 
 
 class LeaseLost(Exception):
@@ -45,8 +49,16 @@ class Claim:
 class Jobs:
     """The queue. Leases are kept by the workers' own clocks, which should agree within seconds."""
 
-    def __init__(self, database: Database, lease_s: float = LEASE_S, clock: Callable[[], datetime] = now) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lease_s: float = LEASE_S,
+        clock: Callable[[], datetime] = now,
+        is_gone: Callable[[str], bool] = is_gone,
+    ) -> None:
+        """`is_gone` tells whether an owner is known to be dead, so that its lease need not run out first."""
         self._database, self._lease, self._clock = database, timedelta(seconds=lease_s), clock
+        self._is_gone = is_gone
         self.lease_s = lease_s
 
     def queue(
@@ -83,10 +95,9 @@ class Jobs:
     def wait(self) -> bool:
         """Whether any job could be claimed now or later: a worker has something to live for."""
         with self._database.reading() as session:
-            found = select(Job.id).where(
-                or_(Job.state == "queued", and_(Job.state == "running", Job.lease_end < self._clock()))
-            )
-            return session.scalar(found.limit(1)) is not None
+            if session.scalar(select(Job.id).where(Job.state == "queued").limit(1)) is not None:
+                return True
+            return any(self._is_lost(job, self._clock()) for job in session.scalars(_RUNNING))
 
     def claim(self, owner: str, lock_key: str) -> Claim | None:
         """Take the next job; None where there is none, or another job runs under this lock (one training a device)."""
@@ -118,8 +129,9 @@ class Jobs:
 
     def _take_back_lost(self, session: Session, moment: datetime) -> None:
         """Jobs whose lease ran out wait again, unless their attempts are used up."""
-        lost = select(Job).where(Job.state == "running", Job.lease_end < moment)
-        for job in session.scalars(lost.with_for_update(skip_locked=True)).all():
+        for job in session.scalars(_RUNNING.with_for_update(skip_locked=True)).all():
+            if not self._is_lost(job, moment):
+                continue
             if job.attempt >= job.max_attempts:
                 self._end(session, job, "failed", LOST.format(times=job.attempt))
             else:
@@ -193,6 +205,10 @@ class Jobs:
         assert isinstance(result, CursorResult), "an update tells how many rows it changed"
         if result.rowcount != 1:
             raise LeaseLost(f"job {claim.job_id} is no longer ours")
+
+    def _is_lost(self, job: Job, moment: datetime) -> bool:
+        assert job.lease_end is not None, "a running job has a lease"
+        return job.lease_end < moment or self._is_gone(job.lease_owner or "")
 
     def _delay(self, job: Job) -> timedelta:
         return timedelta(seconds=BACK_OFF_S[min(job.attempt, len(BACK_OFF_S)) - 1])

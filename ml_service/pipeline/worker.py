@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lib.processes import run_when_idle
+from lib.processes import own_name, run_when_idle
 from ml_service.common.errors import ServiceError, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
@@ -39,7 +38,7 @@ class Worker:
     def __init__(self, database: Database, settings: Settings, jobs: Jobs | None = None) -> None:
         self._database, self._settings = database, settings
         self._jobs = jobs or Jobs(database)
-        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._owner = own_name()
         self._device = f"training on {socket.gethostname()}"
         self._kinds: dict[str, Callable[[Lease], None]] = {
             RETRAIN: self._retrain,

@@ -1,0 +1,219 @@
+"""Promise 1: kill -9 of server, worker, trainer and database at random; nothing accepted is lost, all is true."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import select
+from tqdm import tqdm
+
+from lib.text_data import content_hash
+from ml_service.common.bundle import verify_files
+from ml_service.data import audit
+from ml_service.data.database import Database
+from ml_service.data.datasets import Datasets
+from ml_service.data.experiments import FINISHED, Experiments
+from ml_service.data.series import Series
+from ml_service.data.tables import DataBatch, Deployment, Experiment, Job, Record, ServingSlot
+from ml_service.pipeline.stages import export_model
+from tests.chaos.stack import VICTIMS, Stack, wait_until
+from tests.conftest import build, small_plan, write_corpus
+
+STEPS = 150
+WISH = {
+    "budget": {"steps": STEPS}, "deploy_if": {"old_worse_by": 100.0}, "replay": 0.3,
+    "hyperparameters": {
+        "window": 64, "batch_size": 8, "validation_tokens": 1024, "precision": "fp32", "checkpoints": 8,
+    },
+}  # fmt: skip
+
+
+class Clients:
+    """People who use the service and do not give up: what failed is sent again under the same key."""
+
+    def __init__(self, url: str, dice: random.Random) -> None:
+        self._url, self._dice, self._ends = url, dice, threading.Event()
+        self.answers: Counter[str] = Counter()
+        self.accepted: list[str] = []
+        """Texts of which the service has said that it has them."""
+        self.experiments: set[int] = set()
+        self.broken: list[str] = []
+        self._threads = [threading.Thread(target=self._on_and_on, args=(do,), daemon=True)
+                         for do in (self._ask, self._ask, self._add, self._retrain)]  # fmt: skip
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _on_and_on(self, do: Any) -> None:
+        number = 0
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            while not self._ends.is_set():
+                number += 1
+                do(client, number)
+
+    def _send(self, client: httpx.Client, path: str, body: dict[str, Any], key: str | None = None) -> Any:
+        """The answer of a request that went well; None where the service ends before it did."""
+        while not self._ends.is_set():
+            try:
+                answer = client.post(path, json=body, headers={"Idempotency-Key": key} if key else {})
+            except httpx.TransportError:
+                self.answers[f"{path} no answer"] += 1
+                self._ends.wait(0.1)
+                continue
+            self.answers[f"{path} {answer.status_code}"] += 1
+            if answer.status_code < 300:
+                return answer.json()
+            if answer.status_code not in (409, 429, 503):
+                self.broken.append(f"{path} was answered {answer.status_code}: {answer.text[:200]}")
+            self._ends.wait(0.3)
+        return None
+
+    def _ask(self, client: httpx.Client, number: int) -> None:
+        answer = self._send(client, "/forward", {"text": f"def value_{number}(", "max_new_tokens": 8})
+        if answer is not None and answer["model"]["experiment_id"] is None:
+            self.broken.append("an answer does not say which experiment it comes from")
+        self._ends.wait(0.02)
+
+    def _add(self, client: httpx.Client, number: int) -> None:
+        words = [self._dice.choice("abcdefghijklmnopqrstuvwxyz") * self._dice.randint(1, 7) for _ in range(400)]
+        texts = [f"{number} {part} " + " ".join(self._dice.choices(words, k=150)) for part in range(20)]
+        if self._send(client, "/add_data", {"texts": texts, "name": "chaos"}, key=f"data {number}") is not None:
+            self.accepted.extend(texts)
+        self._ends.wait(1.0)
+
+    def _retrain(self, client: httpx.Client, number: int) -> None:
+        if (asked := self._send(client, "/retrain", WISH, key=f"retrain {number}")) is not None:
+            self.experiments.add(asked["experiment_id"])
+        while not self._ends.wait(0.5):
+            with contextlib.suppress(httpx.TransportError, KeyError):
+                if client.get(f"/metrics/{max(self.experiments, default=1)}").json()["state"] in FINISHED:
+                    return
+
+
+def main() -> None:
+    """Print the figures; exit with 1 where the promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    dice = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        store.mkdir()
+        stack = Stack(store, _first_bundle(Path(folder)))
+        with stack.running():
+            wait_until(lambda: httpx.get(f"{stack.url}/health/ready").status_code == 200, "the first start")
+            with Clients(stack.url, random.Random(arguments.seed + 1)) as clients:
+                _kill(stack, dice, arguments.kills)
+                wait_until(lambda: httpx.get(f"{stack.url}/health/ready").status_code == 200, "the last recovery")
+            database = Database(stack.database_url, store)
+            wait_until(lambda: not _unfinished(database), "the end of every experiment", 900.0)
+            problems = clients.broken + _problems(database, store, clients)
+            _report(stack, clients, database, problems)
+            database.close()
+    raise SystemExit(1 if problems else 0)
+
+
+def _first_bundle(folder: Path) -> Path:
+    from ml_service.training.workflow import build_training_artifacts, train
+
+    write_corpus(folder / "code")
+    build(folder / "code", folder / "data")
+    train(build_training_artifacts(small_plan(folder / "data", folder / "run", preset="pico", steps=30)))
+    export_model(folder / "run", folder / "bundle", "int8")
+    return folder / "bundle"
+
+
+def _kill(stack: Stack, dice: random.Random, times: int) -> None:
+    with tqdm(total=times, desc="kills") as bar:
+        while bar.n < times:
+            time.sleep(dice.uniform(0.2, 5.0))
+            bar.update(stack.kill(dice.choice(VICTIMS), dice))
+
+
+def _unfinished(database: Database) -> int:
+    with database.reading() as session:
+        return session.query(Job).filter(Job.state.not_in(FINISHED)).count()
+
+
+def _problems(database: Database, store: Path, clients: Clients) -> list[str]:
+    """What is not as it was promised."""
+    problems = _lost_data(database, store, clients)
+    with database.reading() as session:
+        active = session.query(Deployment).filter_by(state="active").all()
+        slot = session.query(ServingSlot).one()
+        if [each.id for each in active] != [slot.active_id]:
+            problems.append(f"{len(active)} deployments are active")
+        generations = list(session.scalars(select(Deployment.generation).where(Deployment.generation.is_not(None))))
+        if len(generations) != len(set(generations)) or max(filter(None, generations), default=0) > slot.generation:
+            problems.append(f"generations are {generations}")
+        for experiment in session.query(Experiment).order_by(Experiment.id):
+            problems += _problems_of(database, store, experiment)
+        lost = clients.experiments - {each.id for each in session.query(Experiment)}
+    problems += [f"experiment {each} was promised and is not there" for each in lost]
+    if (problem := audit.verify(database)[1]) is not None:
+        problems.append(f"audit log: {problem}")
+    return problems
+
+
+def _lost_data(database: Database, store: Path, clients: Clients) -> list[str]:
+    problems = []
+    with database.reading() as session:
+        known = set(session.scalars(select(Record.content_hash)))
+        lost = [text for text in clients.accepted if content_hash(text) not in known]
+        left = session.query(DataBatch).filter(DataBatch.state.in_(("received", "validating"))).count()
+    if lost:
+        problems.append(f"{len(lost)} of {len(clients.accepted)} accepted texts are lost")
+    if left:
+        problems.append(f"{left} batches hang between received and accepted")
+    datasets = Datasets(database, store)
+    latest = datasets.latest()
+    shards = datasets.shards(latest.number) if latest is not None else []
+    problems += [f"{shard.path.name} of the newest version is missing" for shard in shards if not shard.path.is_file()]
+    return problems
+
+
+def _problems_of(database: Database, store: Path, experiment: Experiment) -> list[str]:
+    name = f"experiment {experiment.id} ({experiment.state})"
+    if experiment.state not in FINISHED:
+        return [f"{name} hangs"]
+    if experiment.state != "succeeded":
+        return [f"{name}: {experiment.error}"]
+    verify_files(Experiments(database, store).bundle_of(experiment.id).path)
+    if experiment.kind == "import":
+        return []
+    steps = [point.step for point in Series(database).read(experiment.id).get("train_loss", [])]
+    expected = set(range(10, STEPS + 1, 10))
+    return [] if expected <= set(steps) and len(steps) == len(set(steps)) else [f"{name}: its curve has {steps}"]
+
+
+def _report(stack: Stack, clients: Clients, database: Database, problems: list[str]) -> None:
+    print("kills            " + ", ".join(f"{name} {count}" for name, count in sorted(stack.killed.items())))
+    print("requests         " + ", ".join(f"{name}: {count}" for name, count in sorted(clients.answers.items())))
+    with database.reading() as session:
+        deployments = session.query(Deployment).count()
+        attempts = [each.attempt for each in session.query(Experiment).filter(Experiment.kind != "import")]
+    print(f"texts accepted   {len(clients.accepted)}, lost 0" if not problems else f"texts {len(clients.accepted)}")
+    print(f"experiments      {len(attempts)}, attempts at their ends {attempts}; deployments {deployments}")
+    for problem in problems:
+        print(f"BROKEN: {problem}")
+
+
+if __name__ == "__main__":
+    main()
