@@ -79,7 +79,10 @@ def join(store: Path, token: str) -> Staging | None:
 def seize(store: Path, token: str) -> Staging | None:
     """Hold a folder alone, one that is gone too; None where somebody works in it."""
     path = _root(store) / token
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # it was there, and was gone when Python looked whether it is a folder: others are at it
+        return None
     return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -39,7 +39,9 @@ def rejected_row(rejected: Rejected) -> RejectedRow:
     number = tail.split("#")[0]
     if separator and number.isdecimal():
         name, piece = head, int(number)
-    return RejectedRow(file=name, row=piece, reason=rejected.reason)
+    # A library's message may quote the file, and PostgreSQL stores no NUL.
+    reason = "".join(character if character.isprintable() else "?" for character in rejected.reason)
+    return RejectedRow(file=name, row=piece, reason=reason)
 
 
 def _documents_of_file(path: Path, name: str, source: str) -> Iterator[Document | Rejected]:
