@@ -33,18 +33,11 @@ bundle_app = typer.Typer(help="Look into a bundle, or let it prove itself.", no_
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(data_app, name="data")
-app.command()(bench)
-app.command()(stage)
-app.command()(deploy)
-app.command()(rollback)
-app.command()(deployments)
-app.command()(retrain)
-app.command()(worker)
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(audit_app, name="audit")
-app.command()(retention)
-app.command()(migrate)
+for verb in (bench, stage, deploy, rollback, deployments, retrain, worker, retention, migrate):
+    app.command()(verb)
 
 Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]
 Data = Annotated[Path, typer.Option("--data", help="Directory of the data set that `corpus build` made.")]
