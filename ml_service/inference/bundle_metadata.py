@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from lib.onnx_header import read_onnx_header
+from lib.onnx_pieces import read_onnx_header
 from ml_service.common.bundle import CHECKPOINT_FILE, GRAPH_FILE, load_architecture
 from ml_service.common.errors import BundleRefused
 from ml_service.inference.session import GraphInfo, TensorInfo

@@ -13,8 +13,8 @@ from functools import cached_property, partial
 
 from tokenizers import Tokenizer
 
-from lib.detokenizer import Detokenizer, Pieces
-from lib.tokenizer import bytes_of_token, bytes_of_tokens
+from lib.detokenizer import Pieces
+from lib.tokenizer import bytes_of_token
 from ml_service.common.errors import BadRequest
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.caches import CacheBlock
@@ -27,6 +27,7 @@ from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, 
 from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.inference.track_record import TrackRecord
+from ml_service.inference.vocabulary import Vocabulary
 from ml_service.utils.telemetry import Telemetry
 
 _TOKENISE_IN_PLACE_CHARACTERS = 8_192
@@ -95,13 +96,12 @@ Told = tuple[int, Echo | Delta | Finished]
 class Engine:
     """Answers prompts with one model; safe to call from one event loop."""
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, options: EngineOptions, telemetry: Telemetry) -> None:
+    def __init__(self, session: Session, vocabulary: Vocabulary, options: EngineOptions, telemetry: Telemetry) -> None:
         self.architecture = session.architecture
         self.slots = session.slots
-        self._tokenizer, self._timeout_s = tokenizer, options.timeout_s
-        self._detokenizer = Detokenizer(tokenizer)
-        self._longest_token_bytes = max(bytes_of_tokens(tokenizer))
-        self._grammars = Grammars(tokenizer, self.architecture.vocabulary_size, self.architecture.end_of_text_id)
+        self.vocabulary, self._timeout_s = vocabulary, options.timeout_s
+        self._tokenizer = vocabulary.tokenizer
+        self._grammars = Grammars(self._tokenizer, self.architecture.vocabulary_size, self.architecture.end_of_text_id)
         block_bytes = session.cache_bytes_per_token * PREFIX_BLOCK_TOKENS
         blocks = options.prefix_cache_bytes // block_bytes if block_bytes else 0
         prefixes: PrefixCache[CacheBlock] = PrefixCache(PREFIX_BLOCK_TOKENS, blocks)
@@ -142,7 +142,7 @@ class Engine:
         except UnicodeEncodeError:
             raise BadRequest("the prompt has half a surrogate pair", [("text", "not Unicode")]) from None
         # A text that cannot fit however well it is tokenised is refused before any work is spent on it.
-        least_tokens = len(text) // self._longest_token_bytes
+        least_tokens = len(text) // self.vocabulary.longest_token_bytes
         if least_tokens >= self.architecture.context_length:
             raise self._too_long(least_tokens)
         if len(text) > _TOKENISE_IN_PLACE_CHARACTERS:
@@ -166,7 +166,7 @@ class Engine:
 
     def pieces(self) -> Pieces:
         """Text from tokens as they come."""
-        return self._detokenizer.pieces()
+        return self.vocabulary.detokenizer.pieces()
 
     def decode(self, token_ids: Many[int]) -> str:
         """Tokens as text, special ones left out."""
@@ -274,7 +274,7 @@ class Engine:
                     prompt_ids=work.prompts[index // work.n],
                     parameters=parameters,
                     sampler=Sampler(parameters, seed, stream=index % work.n),
-                    text=TextStream(self._detokenizer.pieces(), parameters.stop),
+                    text=TextStream(self.vocabulary.detokenizer.pieces(), parameters.stop),
                     publish=partial(_put, mailbox, index),
                     end_ids=(self.architecture.end_of_text_id, *self.architecture.further_end_ids),
                     max_total_tokens=self.architecture.context_length,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import onnx
 import onnxruntime
 
+from lib.onnx_pieces import load_in_pieces
 from lib.processor import saturates_8_bit_products
 from ml_service.common.bundle import CACHE_KINDS, STEP_INPUTS, Architecture, past_name
 from ml_service.common.errors import BundleRefused
@@ -32,8 +32,8 @@ def open_fused_graph(
 ) -> onnxruntime.InferenceSession:
     """The graph with the operators of a library where they fit. Raises BundleRefused where it is none of ours."""
     try:
-        model = onnx.load_model(path)
-    except Exception as error:  # protobuf's errors differ between its implementations
+        model = load_in_pieces(path)
+    except (ValueError, OSError) as error:
         raise _no_graph(path) from error
     _check_inputs(path, {value.name for value in model.graph.input}, architecture)
     try:
@@ -54,6 +54,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Its threads would spin on between steps: while two models are open each would hold up the other's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if saturates_8_bit_products():
         # Both factors unsigned: slower, and exact on every processor.
         options.add_session_config_entry("session.x64quantprecision", "1")

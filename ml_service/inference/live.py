@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 
 from lib.memory import free_bytes
 from lib.provenance import usable_cores
-from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import (
     TOKENIZER_FILE,
     Golden,
@@ -33,6 +33,7 @@ from ml_service.inference.chat import ChatTemplate, load_chat_template
 from ml_service.inference.engine import Engine, EngineOptions
 from ml_service.inference.operators import Arithmetic, choose_arithmetic, compiled_operators
 from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session, prefill
+from ml_service.inference.vocabulary import Vocabulary, load_vocabulary
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
@@ -63,8 +64,12 @@ class LiveModel:
         return int(datetime.fromisoformat(self.manifest.date).timestamp())
 
 
-def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry) -> LiveModel:
+def open_live_model(
+    bundle: Path, settings: Settings, telemetry: Telemetry, others: Iterable[LiveModel] = ()
+) -> LiveModel:
     """Check every file, open the graph, replay the golden sample, start the engine.
+
+    A tokenizer that one of the `others` has already is shared with it.
 
     Raises BundleRefused, in words, where anything is not as the manifest says or the model does not prove itself.
     """
@@ -75,8 +80,8 @@ def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry) -> L
     try:
         if session.graph.metadata_props != metadata_props(manifest):
             raise BundleRefused("the graph's own metadata are not those of the manifest: it belongs to another bundle")
-        tokenizer = _matching_tokenizer(bundle, session)
-        chat = load_chat_template(bundle, tokenizer.id_to_token(session.architecture.end_of_text_id) or "")
+        vocabulary = _matching_vocabulary(bundle, manifest, session, others)
+        chat = load_chat_template(bundle, vocabulary.tokenizer.id_to_token(session.architecture.end_of_text_id) or "")
         prove(session, load_golden(bundle))
     except BaseException:
         session.close()
@@ -87,7 +92,7 @@ def open_live_model(bundle: Path, settings: Settings, telemetry: Telemetry) -> L
     options = EngineOptions(
         capacity.max_waiting, capacity.prefix_cache_bytes, settings.lookup_rows, settings.request_timeout_s
     )
-    engine = Engine(session, tokenizer, options, telemetry)
+    engine = Engine(session, vocabulary, options, telemetry)
     log.info("engine.started", slots=capacity.slots, context=capacity.context, waiting=capacity.max_waiting,
              prefix_cache_mib=capacity.prefix_cache_bytes >> 20)  # fmt: skip
     known_by = bundle_sha256(bundle)
@@ -157,14 +162,11 @@ def _largest_difference(logits_V: np.ndarray[Any, Any], expected: list[float]) -
     return float(np.abs(logits_V - np.asarray(expected, np.float32)).max())
 
 
-def _matching_tokenizer(bundle: Path, session: Session) -> Any:
-    try:
-        tokenizer = load_tokenizer(bundle / TOKENIZER_FILE)
-    except ValueError as error:
-        raise BundleRefused(str(error)) from error
-    if tokenizer.get_vocab_size() > session.architecture.vocabulary_size:
-        raise BundleRefused(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, "
-            f"the model only {session.architecture.vocabulary_size}"
-        )
-    return tokenizer
+def _matching_vocabulary(bundle: Path, manifest: Manifest, session: Session, others: Iterable[LiveModel]) -> Vocabulary:
+    sha256 = manifest.files[TOKENIZER_FILE]
+    known = (other.engine.vocabulary for other in others if other.engine.vocabulary.sha256 == sha256)
+    vocabulary = next(known, None) or load_vocabulary(bundle / TOKENIZER_FILE, sha256)
+    tokens = vocabulary.tokenizer.get_vocab_size()
+    if tokens > session.architecture.vocabulary_size:
+        raise BundleRefused(f"the tokenizer has {tokens} tokens, the model only {session.architecture.vocabulary_size}")
+    return vocabulary

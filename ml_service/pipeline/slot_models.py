@@ -133,11 +133,12 @@ class SlotModels:
         return Shadow(_as(model, row), active, self._telemetry)
 
     def _open(self, bundle: Path, is_shadow: bool) -> LiveModel:
+        others = tuple(self._live.handles.models().values())
         if not is_shadow:
-            return open_live_model(bundle, self._settings, self._telemetry)
+            return open_live_model(bundle, self._settings, self._telemetry, others)
         # Its threads are born with less urgency, and what it does for nobody is not counted among the requests.
         settings = self._settings.model_copy(update={"threads": 1})
-        return gently(lambda: open_live_model(bundle, settings, Telemetry()))
+        return gently(lambda: open_live_model(bundle, settings, Telemetry(), others))
 
     def _path_of(self, row: Deployment) -> Path:
         stored = self._experiments.bundle_of(row.experiment_id)
