@@ -207,12 +207,15 @@ def test_nothing_usable_is_a_bad_request_that_names_the_files_and_is_remembered(
         add_files(database, store, [tmp_path / "nowhere"], Details("mine"))
 
 
-def test_too_many_records_are_refused_and_nothing_of_them_is_kept(
-    database: Database, store: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "words"), [("MAX_RECORDS", "20 records"), ("MAX_ROWS", "20 rows"), ("MAX_TEXT_BYTES", "20 bytes of text")]
+)
+def test_too_much_is_refused_and_nothing_of_it_is_kept(
+    database: Database, store: Path, monkeypatch: pytest.MonkeyPatch, limit: str, words: str
 ) -> None:
-    monkeypatch.setattr(intake, "MAX_RECORDS", 20)
+    monkeypatch.setattr(intake, limit, 20)
     monkeypatch.setattr(intake, "_BLOCK_RECORDS", 8)
-    with pytest.raises(TooLarge, match="more than 20 records"):
+    with pytest.raises(TooLarge, match=f"more than {words}"):
         add(database, store, [a_text(seed) for seed in range(40)])
     assert left_in(store) == []
     assert all_records(database) == {}

@@ -26,6 +26,7 @@ from ml_service.data.staging import Staging, upload_sha256, write_texts
 from ml_service.data.tables import AuditEvent, Record
 from ml_service.pipeline.adding import add_texts
 from ml_service.pipeline.intake import take_in
+from ml_service.pipeline.intake_process import _when_idle
 from tests.databases import Cluster
 
 KILL = "import os, signal\ndie = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -179,3 +180,9 @@ def test_two_processes_for_one_upload_do_it_once(world: World) -> None:
             assert process.wait() == 0
     folder.remove()
     assert [added.version.number for added in world.datasets.history()] == [1]
+
+
+def test_the_long_part_gives_way_to_others_and_the_transaction_does_not() -> None:
+    """Who holds the database's lock must not wait for whoever computes."""
+    inside = _when_idle(lambda: os.sched_getscheduler(0))  # type: ignore[arg-type,return-value]
+    assert (inside, os.sched_getscheduler(0)) == (os.SCHED_IDLE, os.SCHED_OTHER)

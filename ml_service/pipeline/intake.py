@@ -27,8 +27,11 @@ from ml_service.pipeline.intake_reading import documents_of, rejected_row
 from ml_service.pipeline.intake_records import IntakeRecords
 from ml_service.pipeline.intake_writer import IntakeWriter
 
-MAX_RECORDS = 2_000_000
-"""All records of an upload come in one transaction, and on SQLite nobody else writes meanwhile."""
+MAX_RECORDS = 1_000_000
+"""All records of an upload come in one transaction: ten seconds for so many on SQLite, and nobody else writes then."""
+MAX_ROWS = 20_000_000
+MAX_TEXT_BYTES = 16 << 30
+"""Rows and text that are looked at: a small Parquet file can say one long row a billion times."""
 _BLOCK_RECORDS = 2048
 _BLOCK_BYTES = 4 << 20
 _ROWS_NAMED = 100
@@ -135,23 +138,33 @@ class _Tally:
 def _read_all(
     batch: DataBatch, held: Staging, writer: IntakeWriter, records: IntakeRecords, progress: Progress
 ) -> _Tally:
-    tally, block, block_bytes, done = _Tally(), list[Document](), 0, 0
+    tally, block, block_bytes, text_bytes, done = _Tally(), list[Document](), 0, 0, 0
     for done, item in enumerate(documents_of(held.files(), held.path, batch.name), start=1):
+        _check_amount(records.count, done, text_bytes)
         if isinstance(item, Rejected):
             tally.reject(item)
             continue
+        size_bytes = item.size_bytes
         block.append(item)
-        block_bytes += item.size_bytes
+        block_bytes += size_bytes
+        text_bytes += size_bytes
         if len(block) == _BLOCK_RECORDS or block_bytes >= _BLOCK_BYTES:
             writer.write(block)
             block, block_bytes = [], 0
             progress(done)
-            if records.count > MAX_RECORDS:
-                raise TooLarge(f"there are more than {MAX_RECORDS:,} records in it: send it in parts")
     if block:
         writer.write(block)
     progress(done)
     return tally
+
+
+def _check_amount(records: int, rows: int, text_bytes: int) -> None:
+    if records > MAX_RECORDS:
+        raise TooLarge(f"there are more than {MAX_RECORDS:,} records in it: send it in parts")
+    if rows > MAX_ROWS:
+        raise TooLarge(f"there are more than {MAX_ROWS:,} rows in it: send it in parts")
+    if text_bytes > MAX_TEXT_BYTES:
+        raise TooLarge(f"there are more than {MAX_TEXT_BYTES:,} bytes of text in it: send it in parts")
 
 
 def _manifest(
