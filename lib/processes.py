@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 
 _LEAST = 19
 
@@ -18,6 +19,11 @@ def run_when_idle() -> None:
         if hasattr(os, "SCHED_IDLE"):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         os.nice(_LEAST)
+
+
+def training_processes() -> int:
+    """How many processes share a training on this machine: one for each GPU, at least two; known without torch."""
+    return max(len(list(Path("/dev").glob("nvidia[0-9]*"))), 2)
 
 
 def own_name() -> str:

@@ -253,3 +253,13 @@ def test_a_new_model_has_a_tokenizer_of_its_own(plain: World, tmp_path: Path) ->
         load_manifest(plain.experiments.bundle_of(each).path).tokenizer_sha256 for each in (child, plain.first)
     }
     assert len(tokenizers) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_share_a_training(plain: World, strategy: str) -> None:
+    child = plain.ask(strategy=strategy)
+    plain.work()
+    done = plain.get(child)
+    assert (done.state, done.error) == ("succeeded", None)
+    assert done.summary["steps"] == 8

@@ -29,8 +29,6 @@ from ml_service.training.plan import TrainingPlan
 RETRAIN = "retrain"
 _SPARE_BYTES = 500_000_000
 """What a run leaves on the disk besides its data: checkpoints, bundle, logs of a small model."""
-_PROCESSES = 2
-"""Of a run with a strategy: this machine has no more than a few cores, or its GPUs are counted by the worker."""
 
 
 class BudgetWish(BaseModel):
@@ -144,7 +142,6 @@ class Retrainer:
             plan={
                 "wish": wish.model_dump(mode="json"), "training": recipe, "corpora": list(begin.corpora),
                 "version": version.number, "known_version": begin.known_version,
-                "processes": 1 if wish.strategy == "single" else _PROCESSES,
             },
             seed=wish.seed, commit=commit.sha, dirty=commit.is_dirty, environment={}, attempt=0, summary={},
             pinned=False, actor=actor, created=now(),

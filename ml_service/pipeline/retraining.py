@@ -11,6 +11,7 @@ import yaml
 from sqlalchemy.orm import Session
 
 from lib.files import sha256_of_file, sha256_of_text, staged
+from lib.processes import training_processes
 from lib.token_shards import MANIFEST_FILE as DATASET_FILE
 from lib.token_shards import load_manifest as load_dataset
 from ml_service.common.bundle import MANIFEST_FILE, bundle_sha256
@@ -73,7 +74,8 @@ class Retraining:
 
     def _stage(self, phase: str, name: str) -> None:
         self._set_phase(phase)
-        processes = self._experiment.plan["processes"] if phase == "train" else 1
+        shares = phase == "train" and self._experiment.plan["wish"]["strategy"] != "single"
+        processes = training_processes() if shares else 1
         try:
             threads = max(self._settings.training_threads // processes, 1)
             grace_s = self._settings.drain_timeout_s
