@@ -144,6 +144,16 @@ def test_a_kill_after_the_transaction_loses_nothing(world: World) -> None:
     assert not list(staging.tokens(world.store))
 
 
+@pytest.mark.parametrize("moment", ["with half a shard", "when it has moved"])
+def test_who_waited_for_one_that_was_killed_does_it_from_the_beginning(world: World, moment: str) -> None:
+    folder, received = world.receive(TEXTS)
+    assert world.run(received.batch.id, KILL + MOMENTS[moment])[0] == -signal.SIGKILL
+    take_in(world.database, world.store, received.batch.id)
+    folder.remove()
+    assert report_of(world.batches.get(received.batch.id)).accepted == len(TEXTS)
+    assert [path.name.split("-")[0] for path in (world.store / "datasets" / "versions").iterdir()] == ["0001"]
+
+
 def test_an_intake_ends_with_the_server_that_started_it(world: World) -> None:
     """Its standard input closes when the server dies, by kill -9 too."""
     folder, received = world.receive(TEXTS)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ml_service.backend.multipart_files import MultipartFiles
 from ml_service.common.errors import BadRequest, TooLarge
@@ -40,3 +44,16 @@ def test_there_is_a_limit_to_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(TooLarge, match="at most 2 files"):
         form.write(3 * part("files", b"x", "a.txt"))
     form.close()
+
+
+@given(st.integers(0, 400), st.binary(max_size=6), st.integers(1, 50))
+def test_a_broken_form_is_told_and_never_raises_anything_else(where: int, change: bytes, size: int) -> None:
+    whole = part("files", b"some text", "a.txt") + part("tags", b"x") + END
+    body = whole[: where % len(whole)] + change + whole[where % len(whole) + len(change) :]
+    with tempfile.TemporaryDirectory() as name:
+        form = MultipartFiles(b"edge", Path(name), frozenset({"files"}), frozenset({"tags"}))
+        with suppress(BadRequest):
+            for begin in range(0, len(body), size):
+                form.write(body[begin : begin + size])
+            form.finish()
+        form.close()

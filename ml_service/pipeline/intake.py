@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +33,7 @@ MAX_RECORDS = 1_000_000
 MAX_ROWS = 20_000_000
 MAX_TEXT_BYTES = 16 << 30
 """Rows and text that are looked at: a small Parquet file can say one long row a billion times."""
+_RECORDS_FILE = "records.db"
 _BLOCK_RECORDS = 2048
 _BLOCK_BYTES = 4 << 20
 _ROWS_NAMED = 100
@@ -75,9 +77,10 @@ def _take_in(
     database: Database, store: Path, batch: DataBatch, held: Staging, progress: Progress, apart: Apart
 ) -> None:
     batches, datasets, report = Batches(database, store), Datasets(database, store), BatchReport()
+    _clear(store, held)
     with ExitStack() as stack:
         try:
-            records = stack.enter_context(closing(IntakeRecords(held.path / "records.db")))
+            records = stack.enter_context(closing(IntakeRecords(held.path / _RECORDS_FILE)))
             report, manifest = apart(lambda: _prepare(datasets, store, batch, held, records, progress))
             if manifest is None:
                 _check_something_was_there(report)
@@ -89,6 +92,14 @@ def _take_in(
             # What was wrong with the content will be wrong again; a full disk may have room the next time.
             batches.reject(batch.id, rejected.model_dump(), keeps_key=is_content)
             raise told from error
+
+
+def _clear(store: Path, held: Staging) -> None:
+    """Away with what was made of this batch before by a process that was killed, while others waited for it."""
+    for pattern in (version_folder("*", held.token), f"datasets/staging/{held.token}/*-{held.token}"):
+        for folder in store.glob(pattern):
+            shutil.rmtree(folder)
+    (held.path / _RECORDS_FILE).unlink(missing_ok=True)
 
 
 def _prepare(
