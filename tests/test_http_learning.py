@@ -196,6 +196,25 @@ def test_the_request_log_tells_who_answered_what(client: TestClient, service: Se
     assert rows[0].completion_tokens > 0
 
 
+@pytest.mark.parametrize("number", [0, -1, 2**63, 10**30])
+def test_a_number_that_no_row_can_have_is_refused(client: TestClient, number: int) -> None:
+    for method, path in (("GET", "/metrics/{}"), ("POST", "/experiments/{}/cancel"), ("POST", "/deploy/{}"),
+                         ("GET", "/datasets/{}"), ("GET", "/experiments/compare?ids=1,{}")):  # fmt: skip
+        assert problem(client.request(method, path.format(number)), 400)
+    assert "start_from" in problem(client.post("/retrain", json={"start_from": number}), 400)
+
+
+@pytest.mark.parametrize("bad", ["a\\u0000b", "a\\ud800b"])
+def test_a_text_that_no_database_can_keep_is_refused(client: TestClient, bad: str) -> None:
+    for path, field in (("/retrain", "experiment_name"), ("/feedback", "prompt"), ("/feedback", "correction"),
+                        ("/deploy/1", "reason"), ("/rollback", "reason")):  # fmt: skip
+        others = '"request_id": "x", "accepted": true, ' if path == "/feedback" else ""
+        body = f'{{{others}"{field}": "{bad}"}}'
+        answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert field in problem(answer, 400), path
+    assert problem(client.get("/experiments", params={"name": "a\0b"}), 400)
+
+
 def test_what_is_pinned_says_so(client: TestClient, service: Service) -> None:
     assert client.post("/experiments/1/pin", json={"pinned": False}).status_code == 204
     with service.database.reading() as session:

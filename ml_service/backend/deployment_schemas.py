@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ml_service.common.types import DeployStrategy
+from ml_service.common.types import DeployStrategy, StorableText
 
 DEFAULT_PERCENT = 10.0
 
@@ -35,7 +35,7 @@ class DeployRequest(BaseModel):
     percent: float | None = Field(
         None, gt=0, le=100, allow_inf_nan=False, description="Of the requests, for a canary; 10 by default."
     )
-    reason: str = Field("", max_length=200, description="Kept in the history.")
+    reason: StorableText = Field("", max_length=200, description="Kept in the history.")
 
     @model_validator(mode="after")
     def _has_a_share_only_as_canary(self) -> Self:
@@ -54,7 +54,7 @@ class RollbackRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{"reason": "too slow"}]})
 
-    reason: str = Field("", max_length=120, description="Kept in the history.")
+    reason: StorableText = Field("", max_length=120, description="Kept in the history.")
 
 
 class DeploymentOut(BaseModel):

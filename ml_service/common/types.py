@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 DeployStrategy = Literal["replace", "shadow", "canary"]
 """Answer in place of the active model; answer nobody, beside it; answer a share of the requests."""
 Trial = Literal["shadow", "canary"]
 """What may run beside the active model."""
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it has the character NUL, which cannot be stored")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("it has half a surrogate pair: not Unicode")
+    return text
+
+
+StorableText = Annotated[str, AfterValidator(_storable)]
+"""What both databases can keep."""
+Identifier = Annotated[int, Field(ge=1, lt=2**63)]
+"""The number of a row."""
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 256

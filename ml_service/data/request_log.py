@@ -25,4 +25,9 @@ class RequestLog:
         moment = now()
         stamps = {"created": moment, "expires": moment + self._keep}
         with self._database.writing() as session:
-            session.execute(insert(LoggedRequest), [{**row, **stamps} for row in rows])
+            session.execute(insert(LoggedRequest), [_storable(row) | stamps for row in rows])
+
+
+def _storable(row: dict[str, Any]) -> dict[str, Any]:
+    """A model may well write the character NUL, and PostgreSQL keeps none."""
+    return {name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in row.items()}

@@ -15,6 +15,7 @@ from lib.provenance import current_commit
 from ml_service.common.bundle import Precision
 from ml_service.common.errors import BadRequest, Conflict, InsufficientStorage
 from ml_service.common.settings import PROJECT
+from ml_service.common.types import Identifier, StorableText
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.datasets import Datasets
@@ -37,8 +38,8 @@ class BudgetWish(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float | None = Field(None, gt=0, le=30 * 86_400, allow_inf_nan=False)
-    tokens: int | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
+    tokens: int | None = Field(None, gt=0, lt=2**53)
+    steps: int | None = Field(None, gt=0, lt=2**53)
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -52,13 +53,13 @@ class RetrainWish(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    experiment_name: str | None = Field(
+    experiment_name: StorableText | None = Field(
         None, min_length=1, max_length=120, description="The name under which it is remembered."
     )
-    start_from: Literal["active", "scratch"] | int = Field(
+    start_from: Literal["active", "scratch"] | Identifier = Field(
         "active", description="The model to begin with: the one that answers, none, or that of an experiment."
     )
-    dataset_version: int | None = Field(None, ge=1, description="The newest where not given.")
+    dataset_version: Identifier | None = Field(None, description="The newest where not given.")
     replay: float = Field(
         0.5, ge=0, lt=1, allow_inf_nan=False, description="Share of the training for what the model knew before."
     )

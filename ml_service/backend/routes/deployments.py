@@ -11,7 +11,7 @@ from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, Curre
 from ml_service.backend.deployment_answers import deploy_response, overview
 from ml_service.backend.deployment_schemas import DeploymentsResponse, DeployRequest, DeployResponse, RollbackRequest
 from ml_service.backend.schemas import Problem
-from ml_service.common.types import Trial
+from ml_service.common.types import StorableText, Trial
 from ml_service.data.deployments import Order
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ async def end(
     replica: CurrentReplica,
     database: CurrentDatabase,
     actor: CurrentActor,
-    reason: Annotated[str, Query(max_length=200, description="Kept in the audit log.")] = "",
+    reason: Annotated[StorableText, Query(max_length=200, description="Kept in the audit log.")] = "",
 ) -> DeployResponse:
     """Take the shadow or the canary away; the active model answers all again."""
     ended = await replica.end(trial, actor, reason)

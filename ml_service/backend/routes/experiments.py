@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
@@ -24,6 +24,7 @@ from ml_service.backend.experiment_schemas import (
 )
 from ml_service.backend.schemas import Problem
 from ml_service.common.errors import BadRequest, ServiceError
+from ml_service.common.types import Identifier, StorableText
 from ml_service.data.database import Database
 from ml_service.data.experiments import FINISHED, Experiments, Sort
 from ml_service.data.series import Series
@@ -31,10 +32,12 @@ from ml_service.pipeline import account
 from ml_service.pipeline.retrain import Retrainer
 
 _LOOK_EVERY_S = 1.0
-_STATES = ("queued", "running", *FINISHED)
+_MOST_COMPARED = 20
 _PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 404, 409, 503)}
 router = APIRouter(tags=["learning"], responses=_PROBLEMS)
 posts = APIRouter(route_class=JsonRoute, tags=["learning"], responses=_PROBLEMS | {507: {"model": Problem}})
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ExperimentId = Annotated[Identifier, Path(description="The experiment's number.")]
 Ids = Annotated[str, Query(description="Numbers of experiments, with commas between.", examples=["3,7"])]
 
 
@@ -59,13 +62,13 @@ async def retrain(
 async def experiments(
     database: CurrentDatabase,
     settings: CurrentSettings,
-    state: Annotated[list[Literal["queued", "running", "succeeded", "failed", "cancelled"]] | None, Query()] = None,
-    name: Annotated[str | None, Query(max_length=120, description="A part of the name.")] = None,
+    state: Annotated[list[State] | None, Query()] = None,
+    name: Annotated[StorableText | None, Query(max_length=120, description="A part of the name.")] = None,
     kind: Literal["train", "retrain", "import"] | None = None,
     sort: Sort = "id",
     order: Literal["asc", "desc"] = "desc",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> ExperimentList:
     """Experiments that match, newest first unless asked otherwise."""
 
@@ -86,12 +89,14 @@ async def compare(ids: Ids, database: CurrentDatabase, settings: CurrentSettings
         numbers = [int(part) for part in ids.split(",")]
     except ValueError:
         raise BadRequest(f"ids: {ids[:50]!r} is not numbers with commas between", [("ids", "not numbers")]) from None
+    if len(numbers) > _MOST_COMPARED or not all(0 < number < 2**63 for number in numbers):
+        raise BadRequest(f"ids: up to {_MOST_COMPARED} numbers from 1 on", [("ids", "out of range")])
     return Comparison.model_validate(await asyncio.to_thread(account.compare, database, settings.store, numbers))
 
 
 @router.post("/experiments/{experiment_id}/cancel", status_code=202)
 async def cancel(
-    experiment_id: int, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
+    experiment_id: ExperimentId, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
 ) -> CancelResponse:
     """Stop it. A running one ends with what it has learned by now, exported and scored, and can be deployed."""
     state = await asyncio.to_thread(Retrainer(database, settings.store).cancel, experiment_id, actor)
@@ -100,7 +105,11 @@ async def cancel(
 
 @posts.post("/experiments/{experiment_id}/pin", status_code=204)
 async def pin(
-    experiment_id: int, body: PinRequest, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
+    experiment_id: ExperimentId,
+    body: PinRequest,
+    database: CurrentDatabase,
+    settings: CurrentSettings,
+    actor: CurrentActor,
 ) -> None:
     """Keep its files whatever retention says, or let them go again."""
     await asyncio.to_thread(Experiments(database, settings.store).pin, experiment_id, body.pinned, actor)
@@ -112,7 +121,7 @@ async def pin(
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def metrics(
-    experiment_id: int,
+    experiment_id: ExperimentId,
     request: Request,
     database: CurrentDatabase,
     settings: CurrentSettings,

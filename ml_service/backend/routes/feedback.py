@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, JsonRoute
 from ml_service.backend.schemas import Problem
+from ml_service.common.types import StorableText
 from ml_service.data import audit
 from ml_service.data.database import Database
 from ml_service.data.feedback import FEEDBACK, FeedbackStore
@@ -36,10 +37,10 @@ class FeedbackRequest(BaseModel):
         min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$", description="The answer's `id` or `X-Request-ID`."
     )
     accepted: bool = Field(description="Whether the answer was good.")
-    correction: str | None = Field(
+    correction: StorableText | None = Field(
         None, max_length=_LONGEST_TEXT, description="What should have followed the prompt; it becomes data."
     )
-    prompt: str | None = Field(
+    prompt: StorableText | None = Field(
         None, max_length=_LONGEST_TEXT, description="The prompt; needed where the request log keeps no texts."
     )
 
