@@ -69,6 +69,7 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.loop_overhead
 	$(BIN)/python -m benchmarks.gpu_training
 	$(BIN)/python -m benchmarks.tokenising
+	$(BIN)/python -m benchmarks.adding_data
 	$(BIN)/python -m benchmarks.shakespeare
 
 lock: ## make requirements.lock anew from pyproject.toml
