@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The others take memory as the archive says (LZMA's dictionary: up to 4 GiB)."""
 _ENCRYPTED = 1
 _SMALL_BYTES = 1 << 20
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError)
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+"""All that zipfile raises at broken archives: OSError too, where an offset leads before the beginning."""
 
 
 class OverLimit(ValueError):
@@ -66,27 +68,30 @@ class ZipMembers:
     def __iter__(self) -> Iterator[Member]:
         """Its files in order; directories are left out."""
         for info in self._archive.filelist:
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # its own `is_dir` stumbles over an empty name
                 yield Member(plain_name(info.filename), _refusal(info), info)
 
     def unpack(self, member: Member, target: Path) -> None:
         """Write a member's content to `target`. Raises ValueError where it is broken, OverLimit at a bomb."""
         size = 0
-        try:
-            with self._archive.open(member.info) as packed, target.open("wb") as file:
-                while piece := packed.read(_CHUNK_BYTES):
-                    size += len(piece)
-                    self._count(len(piece), size, member)
-                    file.write(piece)
-        except OverLimit:
-            raise
-        except _BROKEN as error:
-            raise ValueError(f"cannot be unpacked: {error}") from error
+        with target.open("wb") as file:
+            for piece in self._pieces(member):
+                size += len(piece)
+                self._count(len(piece), size, member)
+                file.write(piece)
 
     def close(self) -> None:
         """Let the file go."""
         self._archive.close()
         self._file.close()
+
+    def _pieces(self, member: Member) -> Iterator[bytes]:
+        try:
+            with self._archive.open(member.info) as packed:
+                while piece := packed.read(_CHUNK_BYTES):
+                    yield piece
+        except _BROKEN as error:
+            raise ValueError(f"cannot be unpacked: {error}") from error
 
     def _count(self, piece_bytes: int, size: int, member: Member) -> None:
         self._unpacked_bytes += piece_bytes

@@ -93,6 +93,13 @@ def test_members_that_lie_or_hide_are_named(tmp_path: Path) -> None:
     assert taken(bytes(encrypted), tmp_path)["c.txt"] == "encrypted"
 
 
+def test_a_member_without_a_name_is_told(tmp_path: Path) -> None:
+    packed = bytearray(archive_of({"a": b"x"}))
+    names = packed.index(b"PK\1\2") + 28
+    packed[names], packed[names + 2] = 0, 1  # its name is now an extra field
+    assert "cannot be unpacked" in str(taken(bytes(packed), tmp_path)["unnamed"])
+
+
 @given(st.binary(max_size=200), st.integers(0, 400), st.binary(max_size=4))
 def test_a_broken_archive_is_told_and_never_raises_anything_else(junk: bytes, where: int, change: bytes) -> None:
     whole = archive_of({"a.txt": b"some text", "b/c.jsonl": b'{"text": "x"}'})
