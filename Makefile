@@ -65,6 +65,7 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.fairness $(MEASURED)
 	$(BIN)/python -m benchmarks.lookup $(MEASURED)
 	$(BIN)/python -m benchmarks.soak $(MEASURED)
+	$(BIN)/python -m benchmarks.swap $(MEASURED)
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.loop_overhead
 	$(BIN)/python -m benchmarks.gpu_training

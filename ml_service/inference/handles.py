@@ -95,6 +95,11 @@ class Live:
         return self._handles.active is not None
 
     @property
+    def is_draining(self) -> bool:
+        """Whether the process is about to end."""
+        return self._is_draining
+
+    @property
     def busy(self) -> int:
         """Requests that are not finished, on whichever model."""
         return self._users.total()

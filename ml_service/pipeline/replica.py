@@ -169,9 +169,12 @@ class Replica:
                 self._converge()
             finally:
                 self._drop_candidate()
-            self._telemetry.deploy_seconds.set(time.perf_counter() - started)
+            if what != "end":
+                self._telemetry.deploy_seconds.set(time.perf_counter() - started)
             return deployment
 
+        if self._live.is_draining:
+            raise Unavailable("the service is shutting down", retry_after_s=5)
         try:
             deployment = await self._in_turn(work)
         except ServiceError as refused:

@@ -165,6 +165,7 @@ class SlotModels:
                 is_first = self._deployments.slot().active is None
                 order = Order(experiment.id, _ACTOR, "first start" if is_first else "given at start")
                 self._deployments.activate(order, candidate.model.sha256)
+                self._telemetry.deployments.labels("ok", "start").inc()
         return candidate
 
     def _fall_back(self, trouble: str) -> None:
