@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,3 +53,12 @@ class ShardWriter:
             self._writer.close()
             self._writer, self._bytes, self._rows = None, 0, 0
             self._index += 1
+
+
+def iterate_documents(directory: Path, split: str) -> Iterator[Document]:
+    """The documents of one split, from its Parquet shards, in order."""
+    for shard in sorted(directory.glob(f"{split}-*.parquet")):
+        file = pq.ParquetFile(shard)
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group).to_pylist():
+                yield Document(row["source"], row["name"], row["text"], row["hash"])

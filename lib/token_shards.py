@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
-
-from lib.text_data import Document
 
 MANIFEST_FILE = "dataset.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -72,15 +68,6 @@ def load_tokens(directory: Path, split: str) -> list[PackedTokens]:
         )
         for source in sorted(manifest.parts.get(split, {}))
     ]
-
-
-def iterate_documents(directory: Path, split: str) -> Iterator[Document]:
-    """The documents of one split, from its Parquet shards, in order."""
-    for shard in sorted(directory.glob(f"{split}-*.parquet")):
-        file = pq.ParquetFile(shard)
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group).to_pylist():
-                yield Document(row["source"], row["name"], row["text"], row["hash"])
 
 
 def token_path(directory: Path, split: str, source: str) -> Path:

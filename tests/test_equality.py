@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.equality import greedy
-from lib.token_shards import iterate_documents
+from lib.document_shards import iterate_documents
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import TOKENIZER_FILE, load_architecture
 from ml_service.inference.session import OnnxSession, Row, Session

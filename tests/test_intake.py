@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.document_shards import iterate_documents
 from lib.files import sha256_of_file
 from lib.repeats import read_signatures
 from lib.text_data import split_of
-from lib.token_shards import iterate_documents
 from ml_service.common.errors import BadRequest, TooLarge
 from ml_service.data.database import Database
 from ml_service.data.datasets import VALIDATION_SHARE, AddedBatch, Datasets, counts_in

@@ -9,8 +9,9 @@ import pytest
 
 from lib.corpora import folder
 from lib.dataset_builder import BuildOptions, build_dataset
+from lib.document_shards import iterate_documents
 from lib.packed_windows import BLOCK, FixedWindows, PackedWindows
-from lib.token_shards import TOKENIZER_FILE, PackedTokens, iterate_documents, load_manifest, load_tokens
+from lib.token_shards import TOKENIZER_FILE, PackedTokens, load_manifest, load_tokens
 from lib.tokenizer import bytes_of_tokens, end_of_text_id, load_tokenizer, train_byte_level_bpe
 from tests.conftest import build
 

@@ -12,16 +12,28 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lib.document_shards import iterate_documents
 from lib.files import staged, write_json
 from lib.scores import Score
 from lib.text_data import SourceFile
-from lib.token_shards import iterate_documents
 from lib.tokenizer import load_tokenizer
 from ml_service.common.bundle import TOKENIZER_FILE, Lineage
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.live import open_live_model, open_session
 from ml_service.inference.scoring import score_text
+from ml_service.pipeline.layout import (
+    BASELINE_SCORES,
+    BUNDLE,
+    CURVE_PICTURE,
+    DATA,
+    RUN,
+    SAMPLES,
+    SCORES,
+    TRAINING_CURVE,
+    TRAINING_METRICS,
+    VALIDATION_CURVE,
+)
 from ml_service.pipeline.parameters import InferenceModel, Parameters
 from ml_service.pipeline.stages import Sources, export_model, extract_data, train_model
 from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
@@ -29,10 +41,6 @@ from ml_service.training.run_files import PROGRESS_FILE, is_finished, load_facts
 from ml_service.utils.telemetry import Telemetry
 
 STAGES = ("extract_data", "train_model", "inference_model")
-DATA, RUN, BUNDLE = "data", "run", "bundle"
-TRAINING_METRICS, SCORES, SAMPLES = "training.json", "scores.json", "samples.md"
-BASELINE_SCORES = "baseline_scores.json"
-TRAINING_CURVE, VALIDATION_CURVE, CURVE_PICTURE = "training.csv", "validation.csv", "curve.png"
 
 
 def run_stage(name: str, parameters: Parameters, directory: Path, *, fresh: bool) -> None:

@@ -13,7 +13,7 @@ from ml_service.data.datasets import Datasets, Shard
 from ml_service.data.experiments import Experiments
 from ml_service.data.tables import Experiment
 from ml_service.pipeline.gate import NEW
-from ml_service.pipeline.pipeline import RUN
+from ml_service.pipeline.layout import RUN
 from ml_service.training.run_files import MODEL_DIRECTORY, WEIGHTS_FILE
 
 REPLAY = "replay"

@@ -16,9 +16,8 @@ from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.experiments import BUNDLE, FINISHED, Experiments
 from ml_service.data.tables import Artifact, Deployment, Experiment, LoggedRequest, ServingSlot
-from ml_service.pipeline.pipeline import DATA, RUN
-from ml_service.pipeline.stages import START
-from ml_service.training.run_files import CHECKPOINTS_DIRECTORY
+from ml_service.pipeline import layout
+from ml_service.training.run_files import CHECKPOINTS_DIRECTORY, MODEL_DIRECTORY
 
 RETENTION = "retention"
 KEPT_DEPLOYMENTS = 4
@@ -46,7 +45,10 @@ def run_retention(database: Database, settings: Settings, beat: Callable[[], Non
         assert experiment.finished is not None, "a finished experiment has the moment"
         age, directory = now() - experiment.finished, experiments.directory(experiment.id)
         if age > timedelta(days=_SCRATCH_DAYS):
-            freed += sum(_remove(directory / name) for name in (DATA, START, f"{RUN}/{CHECKPOINTS_DIRECTORY}"))
+            freed += sum(
+                _remove(directory / name)
+                for name in (layout.DATA, layout.START, f"{layout.RUN}/{CHECKPOINTS_DIRECTORY}")
+            )
         if age > timedelta(days=settings.retention_days) and experiment.id not in kept and not experiment.pinned:
             removed = _forget_files(database, experiments, experiment.id)
             freed, count = freed + removed, count + (removed > 0)
@@ -89,7 +91,7 @@ def _forget_files(database: Database, experiments: Experiments, experiment_id: i
             artifact.removed = now()
         roles = {"roles": [artifact.role for artifact in gone]}
         audit.record(database, session, _ACTOR, "remove files", f"experiment {experiment_id}", roles)
-    return sum(_remove(directory / name) for name in ("bundle", f"{RUN}/model"))
+    return sum(_remove(directory / name) for name in (layout.BUNDLE, f"{layout.RUN}/{MODEL_DIRECTORY}"))
 
 
 def _forget_requests(database: Database) -> int:

@@ -23,7 +23,7 @@ from ml_service.data.experiments import BUNDLE, Experiments
 from ml_service.data.jobs import Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import Experiment
-from ml_service.pipeline import pipeline
+from ml_service.pipeline import layout
 from ml_service.pipeline.curves import News, ProgressFollower
 from ml_service.pipeline.gate import DeployIf, Verdict, judge
 from ml_service.pipeline.lease import Lease
@@ -55,7 +55,7 @@ class Retraining:
         self._series, self._evaluations = Series(database), Evaluations(database)
         self._experiment = self._experiments.get(experiment_id)
         self._directory = self._experiments.directory(experiment_id)
-        self._run, self._bundle = self._directory / pipeline.RUN, self._directory / pipeline.BUNDLE
+        self._run, self._bundle = self._directory / layout.RUN, self._directory / layout.BUNDLE
         self._follower = ProgressFollower(self._run / PROGRESS_FILE)
 
     def run(self) -> Verdict | None:
@@ -65,7 +65,7 @@ class Retraining:
         """
         self._clear_staging()
         self._write_parameters()
-        if not (self._directory / pipeline.DATA / DATASET_FILE).is_file():
+        if not (self._directory / layout.DATA / DATASET_FILE).is_file():
             self._stage("extract", "extract_data")
         if not (self._bundle / MANIFEST_FILE).is_file():
             self._stage("train", "train_model")
@@ -131,12 +131,12 @@ class Retraining:
 
     def _conclude(self) -> Verdict | None:
         """Scores, artifacts and the end in one transaction, with a wish to deploy where the gate allows it."""
-        scores, baseline = _read(self._directory / pipeline.SCORES), _read(self._directory / pipeline.BASELINE_SCORES)
+        scores, baseline = _read(self._directory / layout.SCORES), _read(self._directory / layout.BASELINE_SCORES)
         wanted, ends_cancelled = self._experiment.plan["wish"]["deploy_if"], self._lease.is_cancelled
         verdict = judge(DeployIf(**wanted), scores, baseline) if wanted and not ends_cancelled else None
         ran = load_facts(self._run)
         summary = {
-            **_read(self._directory / pipeline.TRAINING_METRICS),
+            **_read(self._directory / layout.TRAINING_METRICS),
             "scores": scores,
             "baseline": baseline,
             "verdict": {"passed": verdict.passed, "reason": verdict.reason} if verdict else None,
@@ -164,7 +164,7 @@ class Retraining:
     def _remember(
         self, session: Session, scores: Any, experiment_id: int, sha256: str, verdict: Verdict | None = None
     ) -> None:
-        fingerprint = load_dataset(self._directory / pipeline.DATA).fingerprint
+        fingerprint = load_dataset(self._directory / layout.DATA).fingerprint
         for source, metrics in scores.items():
             self._evaluations.remember(
                 session, experiment_id, sha256, sha256_of_text(f"{fingerprint}:{source}"), source, metrics,
@@ -175,8 +175,8 @@ class Retraining:
         """What is kept: role → where it lies and its SHA-256 (a bundle's is that of its manifest)."""
         model = self._run / MODEL_DIRECTORY
         files = {
-            "curve": self._directory / pipeline.CURVE_PICTURE,
-            "samples": self._directory / pipeline.SAMPLES,
+            "curve": self._directory / layout.CURVE_PICTURE,
+            "samples": self._directory / layout.SAMPLES,
             "log": self._directory / LOG_FILE,
             "plan": self._run / PLAN_FILE,
         }

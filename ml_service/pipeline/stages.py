@@ -29,11 +29,10 @@ from ml_service.common.bundle import (
 )
 from ml_service.common.settings import PROJECT, Settings
 from ml_service.inference.live import open_live_model
+from ml_service.pipeline.layout import START
 from ml_service.training.plan import TrainingPlan
 from ml_service.utils.telemetry import Telemetry
 
-START = "start"
-"""Beside a run that begins with a bundle: that one's weights as a checkpoint."""
 LOCK_FILE = PROJECT / "requirements.lock"
 
 
