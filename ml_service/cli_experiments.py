@@ -31,7 +31,7 @@ def retrain(
         str, typer.Option(help="`active`, `scratch`, or the number of an experiment to begin with.")
     ] = "active",
     dataset_version: Annotated[int | None, typer.Option(help="The newest where not given.")] = None,
-    replay: Annotated[float, typer.Option(help="Share of the training for what the model knew before.")] = 0.5,
+    replay: Annotated[float, typer.Option(help="Share of the training for what the model knew before.")] = 0.6,
     seconds: Annotated[float | None, typer.Option(help="Budget in seconds (300 where none is given),")] = None,
     tokens: Annotated[int | None, typer.Option(help="or in tokens,")] = None,
     steps: Annotated[int | None, typer.Option(help="or in updates.")] = None,

@@ -27,7 +27,10 @@ CORPUS_VALIDATION_SHARE = 0.05
 """With this share the shipped model's corpora were split; the same files stay held out."""
 PACKAGES_SHARE = 1 / 16
 """Of the packages' source: enough to replay, and read in a second."""
-_TOKENS_PER_STEP = 8192
+_TOKENS_PER_STEP = 4096
+_WARM_START = {"learning_rate": 3e-4, "muon_learning_rate": 1.5e-3, "warmup_share": 0.02, "decay_share": 0.9}
+"""A tenth of a first training's peaks, and falling nearly all the time: what is known must not be shaken off
+(`benchmarks/NOTES.md`)."""
 _SMALLEST_WINDOW = 32
 _LARGEST_WINDOW = 1024
 _BYTES_PER_TOKEN = 5
@@ -78,8 +81,7 @@ def recipe_of(begin: Begin, budget: dict[str, Any], replay: float, hyperparamete
     # Scoring is paid from the budget: three sources, five times, are to cost a twentieth of five minutes.
     recipe |= {"evaluations": 5, "validation_tokens": 16_384, "checkpoints": 10, "mixture": _mixture(begin, replay)}
     if begin.parent is not None:
-        # Far below the peak of a first training: what is known must not be shaken off.
-        recipe |= {"preset": begin.preset, "context": begin.context, "learning_rate": 1e-3, "muon_learning_rate": 5e-3}
+        recipe |= {"preset": begin.preset, "context": begin.context, **_WARM_START}
     return recipe | budget | hyperparameters
 
 

@@ -61,7 +61,7 @@ class RetrainWish(BaseModel):
     )
     dataset_version: Identifier | None = Field(None, description="The newest where not given.")
     replay: float = Field(
-        0.5, ge=0, lt=1, allow_inf_nan=False, description="Share of the training for what the model knew before."
+        0.6, ge=0, lt=1, allow_inf_nan=False, description="Share of the training for what the model knew before."
     )
     budget: BudgetWish = Field(BudgetWish(seconds=300), description="Seconds, tokens or steps.")
     hyperparameters: dict[str, Any] = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ml_service.common.settings import Settings
@@ -12,6 +12,8 @@ from ml_service.data.deployments import Slot
 from ml_service.inference.handles import Handles
 from ml_service.inference.track_record import Seen, TrackRecord
 from ml_service.pipeline.watch import Limits, Verdict, is_over, judge
+
+_SETTLING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,11 @@ class Watch:
     started: float
 
     def verdict(self, limits: Limits) -> Verdict:
-        """By now."""
-        return judge(self.before(), self.record.seen(), limits)
+        """By now; while the one before still ends its requests, speed tells nothing."""
+        seen = self.record.seen()
+        if time.monotonic() < self.started + _SETTLING_S:
+            seen = replace(seen, paces=())
+        return judge(self.before(), seen, limits)
 
 
 class Watcher:
