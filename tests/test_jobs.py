@@ -182,7 +182,7 @@ def test_who_gets_further_between_two_losses_may_be_lost_for_ever(database: Data
     experiment = queue_experiment(database, jobs)
     for step in range(1, 4 * MAX_ATTEMPTS):
         claim = claimed(jobs)
-        jobs.heartbeat(claim, {"share": step / 100})
+        jobs.heartbeat(claim, {"reached": step / 100})
         clock.sleep(LEASE_S + 100)
     assert state_of(database, experiment)[0] == "running"
     assert claimed(jobs).attempt == 2

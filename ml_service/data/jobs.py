@@ -22,6 +22,8 @@ LEASE_S = 30.0
 BACK_OFF_S = (0.0, 5.0, 30.0)
 """How long a job waits after it was lost or failed for the first, second and each further time."""
 MAX_ATTEMPTS = 5
+REACHED = "reached"
+"""In a job's progress: a number that grows with what need not be done again."""
 LOST = "the worker was lost {times} times without getting any further: its log tells more"
 
 
@@ -151,7 +153,7 @@ class Jobs:
         """
         with self._database.writing() as session:
             values: dict[str, Any] = {"progress": progress}
-            if progress.get("share", 0.0) > claim.progress.get("share", 0.0):
+            if progress.get(REACHED, 0.0) > claim.progress.get(REACHED, 0.0):
                 values["attempt"] = 1
             self._touch(session, claim, **values)
             return bool(session.scalar(select(Job.cancel_requested).where(Job.id == claim.job_id)))

@@ -13,7 +13,7 @@ from ml_service.common.errors import BadRequest
 from ml_service.data.database import Database
 from ml_service.data.evaluations import Evaluations
 from ml_service.data.experiments import BUNDLE, Experiments
-from ml_service.data.jobs import Jobs
+from ml_service.data.jobs import REACHED, Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import DatasetVersion, Deployment, Experiment, MetricPoint
 from ml_service.pipeline.retrain import RETRAIN
@@ -65,7 +65,7 @@ def progress_of(database: Database, experiment: Experiment) -> dict[str, Any]:
     job = Jobs(database).of_experiment(experiment.id)
     if job is None or job.kind != RETRAIN:
         return {}
-    progress = dict(job.progress)
+    progress = {name: value for name, value in job.progress.items() if name != REACHED}
     if job.cancel_requested and job.finished is None:
         progress["stopping"] = True
     return progress

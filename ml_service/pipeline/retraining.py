@@ -20,7 +20,7 @@ from ml_service.data.database import Database
 from ml_service.data.datasets import Datasets
 from ml_service.data.evaluations import Evaluations
 from ml_service.data.experiments import BUNDLE, Experiments
-from ml_service.data.jobs import Jobs
+from ml_service.data.jobs import REACHED, Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import Experiment
 from ml_service.pipeline import layout
@@ -33,6 +33,7 @@ from ml_service.training.plan import PLAN_FILE
 from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, STOP_FILE, WEIGHTS_FILE, load_facts
 
 DEPLOY = "deploy"
+_PHASES = ("extract", "train", "export", "evaluate")
 
 
 class GivenBack(Exception):
@@ -111,11 +112,19 @@ class Retraining:
             return
         for point in news.points:
             self._lease.progress |= _told(point)
+        self._tell_reached()
 
     def _set_phase(self, phase: str) -> None:
         self._lease.progress["phase"] = phase
+        self._tell_reached()
         self._lease.persist(lambda session: self._experiments.set_phase(session, self._experiment.id, phase))
         self._lease.beat(at_once=True)
+
+    def _tell_reached(self) -> None:
+        """Whole phases, and of the training how much of it its last checkpoint has at least."""
+        progress = self._lease.progress
+        share = progress.get("share", 0.0) if progress["phase"] == "train" else 0.0
+        progress[REACHED] = max(_PHASES.index(progress["phase"]) + share, progress.get(REACHED, 0.0))
 
     def _clear_staging(self) -> None:
         """What a killed stage had begun to write."""
