@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ml_service.common.settings import Settings
+from ml_service.cli_store import actor, opened_store
 
 if TYPE_CHECKING:
-    from ml_service.data.database import Database
     from ml_service.data.datasets import Datasets
 
 data_app = typer.Typer(help="Add text to the data set, or look into its versions.", no_args_is_help=True)
@@ -37,12 +35,11 @@ def add(
     from lib.file_names import slug
     from ml_service.pipeline.adding import Details, add_files
 
-    settings = Settings()
     given = slug(name or paths[0].resolve().stem, fallback="texts")
     if name is not None and name != given:
         raise ValueError(f"{name!r} is no name of a source: {given} would be")
-    details = Details(given, licence, tuple(tag or ()), getpass.getuser())
-    with _database(settings) as database, _bar() as progress:
+    details = Details(given, licence, tuple(tag or ()), actor())
+    with opened_store() as (settings, database), _bar() as progress:
         added = add_files(database, settings.store, paths, details, progress)
     report = added.report
     if added.was_there:
@@ -95,24 +92,10 @@ def show(version: Annotated[int, typer.Argument(help="Its number; `ml-service da
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    from ml_service.data.database import Database
-    from ml_service.data.schema import migrate
-
-    database = Database(settings.database_address, settings.store)
-    try:
-        migrate(database)
-        yield database
-    finally:
-        database.close()
-
-
-@contextmanager
 def _datasets() -> Iterator[Datasets]:
     from ml_service.data.datasets import Datasets
 
-    settings = Settings()
-    with _database(settings) as database:
+    with opened_store() as (settings, database):
         yield Datasets(database, settings.store)
 
 

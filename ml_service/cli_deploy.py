@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from ml_service.common.settings import Settings
-
-if TYPE_CHECKING:
-    from ml_service.data.database import Database
+from ml_service.cli_store import actor, opened_store
 
 DEFAULT_PERCENT = 10.0
 Reason = Annotated[str, typer.Option(help="Kept in the history.")]
@@ -33,10 +27,9 @@ def deploy(
     from ml_service.data.deployments import Order
     from ml_service.pipeline.deploy import Deployer, in_words
 
-    settings = Settings()
     share = percent if strategy == "canary" else None
-    with _database(settings) as database:
-        order = Order(experiment, _actor(), reason, strategy, share)
+    with opened_store() as (settings, database):
+        order = Order(experiment, actor(), reason, strategy, share)
         typer.echo(in_words(Deployer(database, settings).deploy(order)))
 
 
@@ -52,13 +45,12 @@ def rollback(
     """
     from ml_service.pipeline.deploy import Deployer, in_words
 
-    settings = Settings()
-    with _database(settings) as database:
+    with opened_store() as (settings, database):
         deployer = Deployer(database, settings)
         if only is None:
-            typer.echo(in_words(deployer.roll_back(_actor(), reason)))
+            typer.echo(in_words(deployer.roll_back(actor(), reason)))
         else:
-            ended = deployer.end(only, _actor(), reason)
+            ended = deployer.end(only, actor(), reason)
             typer.echo(f"experiment {ended.experiment_id} is no {only} any more")
 
 
@@ -70,7 +62,7 @@ def deployments(limit: Annotated[int, typer.Option(min=1, help="How many, the la
     from ml_service.data.deployments import Deployments
     from ml_service.data.replicas import Replicas
 
-    with _database(Settings()) as database:
+    with opened_store() as (_, database):
         stored, living = Deployments(database), Replicas(database).living()
         history = stored.history(limit)
         names = stored.names_of(history)
@@ -87,23 +79,3 @@ def deployments(limit: Annotated[int, typer.Option(min=1, help="How many, the la
         for each in living:
             loaded = "has it" if each.generation >= generation else f"is at {each.generation}"
             typer.echo(f"{each.id} {loaded}{': ' + each.detail if each.detail else ''}")
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    from ml_service.data.database import Database
-    from ml_service.data.schema import migrate
-
-    database = Database(settings.database_address, settings.store)
-    try:
-        migrate(database)
-        yield database
-    finally:
-        database.close()
-
-
-def _actor() -> str:
-    try:
-        return f"{getpass.getuser()} in a terminal"
-    except (OSError, KeyError):  # a container may run as a number without a name
-        return "a terminal"

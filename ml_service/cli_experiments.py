@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
 
+from ml_service.cli_store import actor, opened_store
 from ml_service.common.settings import Settings
-from ml_service.data.database import Database
-from ml_service.data.experiments import FINISHED, Experiments
-from ml_service.data.jobs import Jobs
-from ml_service.data.schema import migrate
-from ml_service.data.tables import Experiment
+
+if TYPE_CHECKING:
+    from ml_service.data.database import Database
+    from ml_service.data.tables import Experiment
 
 experiments_app = typer.Typer(help="Look at experiments, compare them, stop one, keep one.", no_args_is_help=True)
-ACTOR = "command line"
 Identifier = Annotated[int, typer.Argument(help="Number of the experiment.")]
 _FOLLOW_EVERY_S = 1.0
 
@@ -64,7 +61,7 @@ def retrain(
         }
     )
     with opened_store() as (settings, database):
-        experiment = Retrainer(database, settings.store).ask(wish, ACTOR).experiment
+        experiment = Retrainer(database, settings.store).ask(wish, actor()).experiment
         typer.echo(f"experiment {experiment.id} ({experiment.name}) is queued")
         if follow:
             _follow(database, settings.store, experiment.id)
@@ -76,6 +73,8 @@ def experiments_list(
     limit: Annotated[int, typer.Option(help="At most so many, newest first.")] = 30,
 ) -> None:
     """Print experiments, newest first."""
+    from ml_service.data.experiments import Experiments
+
     with opened_store() as (settings, database):
         found = Experiments(database, settings.store).find(tuple(state or ()), limit=limit)
         typer.echo(f"{'id':>5} {'state':<10} {'kind':<8} {'parent':>6} {'finished':<17} {'name':<24} scores")
@@ -112,7 +111,7 @@ def experiments_cancel(experiment_id: Identifier) -> None:
     from ml_service.pipeline.retrain import Retrainer
 
     with opened_store() as (settings, database):
-        state = Retrainer(database, settings.store).cancel(experiment_id, ACTOR)
+        state = Retrainer(database, settings.store).cancel(experiment_id, actor())
         typer.echo(f"experiment {experiment_id} {'is cancelled' if state == 'cancelled' else 'is asked to stop'}")
 
 
@@ -121,8 +120,10 @@ def experiments_pin(
     experiment_id: Identifier, unpin: Annotated[bool, typer.Option(help="Let retention have it again.")] = False
 ) -> None:
     """Keep an experiment's bundle for ever."""
+    from ml_service.data.experiments import Experiments
+
     with opened_store() as (settings, database):
-        Experiments(database, settings.store).pin(experiment_id, not unpin, ACTOR)
+        Experiments(database, settings.store).pin(experiment_id, not unpin, actor())
 
 
 @experiments_app.command("follow")
@@ -149,19 +150,10 @@ def worker(
     work(settings, until_idle)
 
 
-@contextmanager
-def opened_store() -> Iterator[tuple[Settings, Database]]:
-    """The store that the environment names, its schema up to date."""
-    settings = Settings()
-    database = Database(settings.database_address, settings.store)
-    try:
-        migrate(database)
-        yield settings, database
-    finally:
-        database.close()
-
-
 def _follow(database: Database, store: Path, experiment_id: int) -> None:
+    from ml_service.data.experiments import FINISHED, Experiments
+    from ml_service.data.jobs import Jobs
+
     experiments, jobs = Experiments(database, store), Jobs(database)
     with tqdm(total=100.0, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}", dynamic_ncols=True) as bar:
         while True:

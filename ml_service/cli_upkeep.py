@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ml_service.cli_experiments import ACTOR, opened_store
+from ml_service.cli_store import actor, opened_store
 
 feedback_app = typer.Typer(help="What people thought of answers.", no_args_is_help=True)
 audit_app = typer.Typer(help="Who did what.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def feedback_export(
             for lesson in FeedbackStore(database).lessons():
                 typer.echo(json.dumps({"feedback": lesson.feedback_id, "text": lesson.text}, ensure_ascii=False))
             return
-        added = export_lessons(database, settings.store, ACTOR, name)
+        added = export_lessons(database, settings.store, actor(), name)
         if added is None:
             typer.echo("there is no feedback that is not data yet")
             return

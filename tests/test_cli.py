@@ -12,7 +12,11 @@ from ml_service.common.errors import NotFound
 from ml_service.common.settings import PROJECT
 from ml_service.data.bundles import Bundles
 
-VERBS = ("", "serve", "train", "export", "generate", "bundle", "bundle verify", "bundle show", "corpus", "corpus build")
+VERBS = (
+    "", "serve", "train", "export", "generate", "bundle", "bundle verify", "bundle show", "corpus", "corpus build",
+    "data add", "retrain", "experiments", "experiments list", "experiments compare", "worker", "deploy", "rollback",
+    "deployments", "feedback export", "audit verify", "retention", "migrate",
+)  # fmt: skip
 
 
 def cli(*words: str, code: int = 0, standard_input: str | None = None) -> str:
