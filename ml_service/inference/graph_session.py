@@ -16,7 +16,7 @@ from ml_service.inference.fused_graph import FusedGraph
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _AWAKE_US = "500"
-"""More than the time between two steps; asleep at once (`session.force_spinning_stop`) a client has 0.9 of the speed."""
+"""Outlasts the time between two steps; asleep at once (`session.force_spinning_stop`) a client has 0.9 of the speed."""
 
 
 def open_graph(path: Path, architecture: Architecture, threads: int) -> onnxruntime.InferenceSession:
