@@ -135,4 +135,6 @@ def test_retention_keeps_what_somebody_may_need_and_all_rows(database: Database,
         assert [row.removed is not None for row in rows] == [True]
     with pytest.raises(Conflict, match="retention removed its files"):
         bundles.experiments.bundle_of(forgotten)
+    with pytest.raises(Conflict, match="retention removed its files"):
+        deployments.activate(Order(forgotten, "tests", "opened just before"), f"{forgotten:064d}")
     assert run_retention(database, Settings(store=tmp_path / "store")).experiments == 0

@@ -12,6 +12,7 @@ from ml_service.common.errors import BundleRefused, Conflict, NotFound
 from ml_service.common.types import DeployStrategy, Trial
 from ml_service.data import audit
 from ml_service.data.database import Database, now
+from ml_service.data.experiments import check_bundle_is_kept
 from ml_service.data.states import change_state
 from ml_service.data.tables import SLOT, Deployment, Experiment, ServingSlot
 
@@ -189,11 +190,9 @@ class Deployments:
         """A bundle did not prove itself: nothing changes but the history."""
         with self._database.writing() as session:
             slot = self._locked(session)
-            if order.key is not None and _with_key(session, order.key) is not None:
+            if _with_key(session, order.key) is not None:
                 return
-            failed = _row(order, sha256, "failed", {})
-            failed.error = error
-            session.add(failed)
+            session.add(_row(order, sha256, "failed", {}, error))
             target = f"experiment {order.experiment_id}"
             audit.record(self._database, session, order.actor, "deploy failed", target, _told(slot), {"error": error})
 
@@ -221,17 +220,18 @@ class Deployments:
         self._database.notify(session, CHANNEL, str(slot.generation))
 
 
-def _row(order: Order, sha256: str, state: str, outcome: dict[str, Any]) -> Deployment:
+def _row(order: Order, sha256: str, state: str, outcome: dict[str, Any], error: str | None = None) -> Deployment:
     return Deployment(
         slot=SLOT, experiment_id=order.experiment_id, artifact_sha256=sha256, state=state, strategy=order.strategy,
         percent=order.percent, reason=order.reason[:_LONGEST_REASON], actor=order.actor,
-        evaluation_id=order.evaluation_id, outcome=outcome, idempotency_key=order.key, created=now(),
+        evaluation_id=order.evaluation_id, outcome=outcome, error=error, idempotency_key=order.key, created=now(),
     )  # fmt: skip
 
 
 def _add(
     session: Session, slot: ServingSlot, order: Order, sha256: str, state: str, outcome: dict[str, Any]
 ) -> Deployment:
+    check_bundle_is_kept(session, order.experiment_id)  # retention locks the slot, too
     slot.generation += 1
     added = _row(order, sha256, state, outcome)
     added.generation, added.activated = slot.generation, now()
@@ -268,7 +268,7 @@ def _before(session: Session, deployment: Deployment) -> Deployment | None:
 
 
 def _of_key(session: Session, key: str | None, strategy: str, experiment_id: int | None) -> Deployment | None:
-    known = _with_key(session, key) if key is not None else None
+    known = _with_key(session, key)
     if known is None:
         return None
     if known.strategy != strategy or experiment_id not in (None, known.experiment_id):
@@ -278,8 +278,8 @@ def _of_key(session: Session, key: str | None, strategy: str, experiment_id: int
     return known
 
 
-def _with_key(session: Session, key: str) -> Deployment | None:
-    return session.scalar(select(Deployment).where(Deployment.idempotency_key == key))
+def _with_key(session: Session, key: str | None) -> Deployment | None:
+    return session.scalar(select(Deployment).where(Deployment.idempotency_key == key)) if key is not None else None
 
 
 def _trial_of(slot: ServingSlot, trial: str) -> int | None:

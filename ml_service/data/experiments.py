@@ -163,6 +163,13 @@ class Experiments:
         return str(whole.relative_to(store) if whole.is_relative_to(store) else whole)
 
 
+def check_bundle_is_kept(session: Session, experiment_id: int) -> None:
+    """Raises Conflict where retention has removed it."""
+    removed = select(Artifact.removed).where(Artifact.experiment_id == experiment_id, Artifact.role == BUNDLE)
+    if session.scalar(removed) is not None:
+        raise Conflict(f"experiment {experiment_id} {_NOT_DEPLOYABLE['succeeded']}")
+
+
 def _found(session: Session, experiment_id: int) -> Experiment:
     experiment = session.get(Experiment, experiment_id)
     if experiment is None:

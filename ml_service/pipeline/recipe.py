@@ -28,8 +28,8 @@ CORPUS_VALIDATION_SHARE = 0.05
 PACKAGES_SHARE = 1 / 16
 """Of the packages' source: enough to replay, and read in a second."""
 _TOKENS_PER_STEP = 4096
-_WARM_START = {"learning_rate": 3e-4, "muon_learning_rate": 1.5e-3, "warmup_share": 0.02, "decay_share": 0.9}
-"""A tenth of a first training's peaks, and falling nearly all the time: what is known must not be shaken off
+_WARM_START = {"learning_rate": 2e-4, "muon_learning_rate": 1e-3, "warmup_share": 0.02, "decay_share": 0.9}
+"""A twentieth of a first training's peaks, and falling nearly all the time: what is known must not be shaken off
 (`benchmarks/NOTES.md`)."""
 _SMALLEST_WINDOW = 32
 _LARGEST_WINDOW = 1024

@@ -15,7 +15,7 @@ from ml_service.common.settings import Settings
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.experiments import BUNDLE, FINISHED, Experiments
-from ml_service.data.tables import Artifact, Deployment, Experiment, LoggedRequest, ServingSlot
+from ml_service.data.tables import SLOT, Artifact, Deployment, Experiment, LoggedRequest, ServingSlot
 from ml_service.pipeline import layout
 from ml_service.training.run_files import CHECKPOINTS_DIRECTORY, MODEL_DIRECTORY
 
@@ -39,7 +39,7 @@ class Cleaned:
 def run_retention(database: Database, settings: Settings, beat: Callable[[], None] = lambda: None) -> Cleaned:
     """Remove what has had its time; `beat` is called between two experiments."""
     experiments = Experiments(database, settings.store)
-    kept, freed, count = kept_experiments(database), 0, 0
+    freed = count = 0
     for experiment in experiments.find(FINISHED, sort="id", newest_first=False, limit=1_000_000):
         beat()
         assert experiment.finished is not None, "a finished experiment has the moment"
@@ -49,21 +49,20 @@ def run_retention(database: Database, settings: Settings, beat: Callable[[], Non
                 _remove(directory / name)
                 for name in (layout.DATA, layout.START, f"{layout.RUN}/{CHECKPOINTS_DIRECTORY}")
             )
-        if age > timedelta(days=settings.retention_days) and experiment.id not in kept and not experiment.pinned:
+        if age > timedelta(days=settings.retention_days) and not experiment.pinned:
             removed = _forget_files(database, experiments, experiment.id)
             freed, count = freed + removed, count + (removed > 0)
     return Cleaned(count, freed, _forget_requests(database))
 
 
-def kept_experiments(database: Database) -> set[int]:
+def kept_experiments(session: Session) -> set[int]:
     """Those whose bundle somebody may need: live, lately live, or the beginning of a training."""
-    with database.reading() as session:
-        lately = select(Deployment.experiment_id).where(Deployment.activated.is_not(None))
-        kept: list[int] = []
-        for experiment_id in session.scalars(lately.order_by(Deployment.id.desc()).limit(1000)):
-            if experiment_id not in kept and len(kept) < KEPT_DEPLOYMENTS:
-                kept.append(experiment_id)
-        return set(kept) | _named_by_slots(session) | _parents_in_use(session)
+    lately = select(Deployment.experiment_id).where(Deployment.activated.is_not(None))
+    kept: list[int] = []
+    for experiment_id in session.scalars(lately.order_by(Deployment.id.desc()).limit(1000)):
+        if experiment_id not in kept and len(kept) < KEPT_DEPLOYMENTS:
+            kept.append(experiment_id)
+    return set(kept) | _named_by_slots(session) | _parents_in_use(session)
 
 
 def _named_by_slots(session: Session) -> set[int]:
@@ -83,6 +82,9 @@ def _forget_files(database: Database, experiments: Experiments, experiment_id: i
     """The rows say so first: a file that is still there harms nobody, a row without its file does."""
     directory = experiments.directory(experiment_id)
     with database.writing() as session:
+        session.get(ServingSlot, SLOT, with_for_update=True)  # nobody deploys meanwhile what is to go
+        if experiment_id in kept_experiments(session):
+            return 0
         wanted = select(Artifact).where(Artifact.experiment_id == experiment_id, Artifact.removed.is_(None))
         gone = [artifact for artifact in session.scalars(wanted) if artifact.role in (BUNDLE, "model")]
         if not gone or not directory.is_dir():
