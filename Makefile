@@ -72,6 +72,8 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.tokenising
 	$(BIN)/python -m benchmarks.adding_data
 	$(BIN)/python -m benchmarks.shakespeare
+	$(BIN)/python -m benchmarks.retraining ../shared/data/tinyshakespeare/input.txt
+	$(BIN)/python -m benchmarks.politeness ../shared/data/tinyshakespeare/input.txt
 
 lock: ## make requirements.lock anew from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -14,8 +14,14 @@ _LEAST = 19
 
 
 def run_when_idle() -> None:
-    """Give way to every other process from now on, with all children; where there is no such class, with `nice`."""
-    with contextlib.suppress(OSError):  # a container may forbid both
+    """Give way to every other process from now on, with all children; where there is no such class, with `nice`.
+
+    Linux may schedule sessions as groups, beyond which a class does not count: the leader of one makes its group nice.
+    """
+    with contextlib.suppress(OSError):  # a container may forbid any of it
+        if os.getsid(0) == os.getpid():
+            Path("/proc/self/autogroup").write_text(str(_LEAST), encoding="ascii")
+    with contextlib.suppress(OSError):
         if hasattr(os, "SCHED_IDLE"):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         os.nice(_LEAST)

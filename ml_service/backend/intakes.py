@@ -8,10 +8,10 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ml_service.backend.uploads import IncomingUpload
-from ml_service.common.errors import Unavailable
+from ml_service.common.errors import ServiceError, Unavailable
 from ml_service.common.settings import PREFIX, Settings
 from ml_service.data.batch_report import StoredError
 from ml_service.data.batches import UNFINISHED, Batches, Received
@@ -23,6 +23,7 @@ from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("intakes")
+_SWEEP_EVERY_S = 20.0
 COMMAND = (sys.executable, "-m", "ml_service.pipeline.intake_process")
 
 
@@ -41,17 +42,28 @@ class Intakes:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Remove what a server that was killed left behind; at the end, end what runs: nothing of it is kept."""
-        swept = await asyncio.to_thread(sweep, self._database, self._settings.store)
-        if swept:
-            log.warning("intake.swept", interrupted=swept)
+        await asyncio.to_thread(self._sweep)
         await asyncio.to_thread(self._tell_size)
+        sweeper = asyncio.create_task(self._sweep_now_and_then())
         try:
             yield
         finally:
             self._is_closing = True
+            sweeper.cancel()
             if self._process is not None and self._process.returncode is None:
                 self._process.kill()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _sweep(self) -> None:
+        if swept := sweep(self._database, self._settings.store):
+            log.warning("intake.swept", interrupted=swept)
+
+    async def _sweep_now_and_then(self) -> None:
+        """An intake may outlive its server by a moment, and so the look of the next one at its start."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            with suppress(ServiceError):  # the database may be away
+                await asyncio.to_thread(self._sweep)
 
     async def add(self, incoming: IncomingUpload, actor: str, key: str | None) -> AddedBatch:
         """Take an upload in and remove it from its folder; to the end, even where this is cancelled.
@@ -79,9 +91,10 @@ class Intakes:
         """Until the process has ended; why it could not do its work, if it lived to say so."""
         if self._is_closing:
             return StoredError(kind=Unavailable.__name__, message="the service is shutting down")
-        # Its standard input stays open as long as we live: it ends when we do.
+        # Its standard input stays open as long as we live: it ends when we do. A process group of its own for Ctrl-C;
+        # a session of its own would be scheduled as a group (`lib/processes.py`).
         self._process = process = await asyncio.create_subprocess_exec(
-            *COMMAND, str(batch_id), stdin=PIPE, stdout=PIPE, env=self._environment(), start_new_session=True
+            *COMMAND, str(batch_id), stdin=PIPE, stdout=PIPE, env=self._environment(), preexec_fn=os.setpgrp
         )
         assert process.stdout is not None, "it was asked for"
         answer = await process.stdout.read()

@@ -40,9 +40,10 @@ def run_stage_process(
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     with (directory / LOG_FILE).open("ab") as log:
         begin = log.tell()
-        # A session of its own: Ctrl-C in a terminal is the worker's to pass on, once.
+        # A group of its own, for Ctrl-C in a terminal is the worker's to pass on, once. A session of its own would be a
+        # scheduling group, too (autogroup), and as such get half of the processor whatever its class.
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, process_group=0
         ) as process:
             try:
                 is_asked = _ended_when_asked(process, watch, grace_s)

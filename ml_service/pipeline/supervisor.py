@@ -96,7 +96,7 @@ class Supervisor:
                 [sys.executable, "-m", "ml_service.cli", "worker", "--until-idle", str(_IDLE_S)],
                 env=_environment(self._settings),
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is the server's to pass on
+                process_group=0,  # Ctrl-C is the server's to pass on; see `stage_process` for why no session
             )
             log.info("worker.process", pid=self._process.pid)
 

@@ -123,7 +123,7 @@ def main() -> None:
                 _kill(stack, dice, arguments.kills)
                 wait_until(lambda: httpx.get(f"{stack.url}/health/ready").status_code == 200, "the last recovery")
             database = Database(stack.database_url, store)
-            wait_until(lambda: not _unfinished(database), "the end of every experiment", 900.0)
+            wait_until(lambda: not _unfinished(database), "the end of every experiment and batch", 400.0)
             problems = clients.broken + _problems(database, store, clients)
             _report(stack, clients, database, problems)
             database.close()
@@ -149,7 +149,8 @@ def _kill(stack: Stack, dice: random.Random, times: int) -> None:
 
 def _unfinished(database: Database) -> int:
     with database.reading() as session:
-        return session.query(Job).filter(Job.state.not_in(FINISHED)).count()
+        jobs = session.query(Job).filter(Job.state.not_in(FINISHED)).count()
+        return jobs + session.query(DataBatch).filter(DataBatch.state.in_(("received", "validating"))).count()
 
 
 def _problems(database: Database, store: Path, clients: Clients) -> list[str]:
