@@ -35,11 +35,12 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for trains in (False, True):
                 experiment = _begin_training(server) if trains else None
+                began, tokens = time.monotonic(), _tokens_of(server, experiment)
                 for clients in arguments.clients:
                     taken.setdefault((clients, trains), []).extend(_measure(server, clients, arguments.seconds))
                 if experiment is not None:
-                    rate = server.client.get(f"/metrics/{experiment}").json()["progress"].get("tokens_per_second")
-                    print(f"trained meanwhile at {rate} tokens/s")
+                    rate = (_tokens_of(server, experiment) - tokens) / (time.monotonic() - began)
+                    print(f"trained meanwhile at about {rate:,.0f} tokens/s")
                     server.client.post(f"/experiments/{experiment}/cancel").raise_for_status()
                     follow(server, experiment)
     raise SystemExit(_report(taken))
@@ -71,6 +72,13 @@ def _begin_training(server: RunningServer) -> int:
         if account["state"] not in ("queued", "running"):
             raise SystemExit(f"the training ended: {account['error']}")
         time.sleep(0.5)
+
+
+def _tokens_of(server: RunningServer, experiment: int | None) -> int:
+    """Trained by now, as of the last line of its log."""
+    if experiment is None:
+        return 0
+    return int(server.client.get(f"/metrics/{experiment}").raise_for_status().json()["progress"]["tokens"])
 
 
 def _measure(server: RunningServer, clients: int, seconds: float) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from ml_service.cli_deploy import deploy, deployments, rollback
 from ml_service.cli_experiments import experiments_app, retrain, worker
 from ml_service.cli_stage import stage
 from ml_service.cli_upkeep import audit_app, feedback_app, migrate, retention
+from ml_service.cli_words import pair, setting
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
@@ -133,8 +133,8 @@ def train(
 
     given: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "steps": steps, "start_from": start_from}
     if mixture:
-        given["mixture"] = {key: float(value) for key, value in map(_pair, mixture)}
-    given |= {key: _value(text) for key, text in map(_pair, set_ or [])}
+        given["mixture"] = {key: float(value) for key, value in map(pair, mixture)}
+    given |= dict(map(setting, set_ or []))
     plan = TrainingPlan(data=data, run=run, **({"experiment": experiment or run.name, "preset": preset} | given))
     typer.echo(f"trained: {train_model(plan)}")
 
@@ -266,20 +266,6 @@ def _settings(**given: Any) -> Settings:
     if settings.bundle is None:
         return settings
     return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle)})
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise ValueError(f"{text!r} is not KEY=VALUE")
-    return key, value
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _in_words(error: ValidationError) -> str:

@@ -11,6 +11,7 @@ import typer
 from tqdm import tqdm
 
 from ml_service.cli_store import actor, opened_store
+from ml_service.cli_words import setting
 from ml_service.common.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def retrain(
             "dataset_version": dataset_version,
             "replay": replay,
             "budget": budget or {"seconds": 300},
-            "hyperparameters": dict(map(_setting, set_ or [])),
+            "hyperparameters": dict(map(setting, set_ or [])),
             "strategy": strategy,
             "deploy_if": {} if deploy_if_better else None,
         }
@@ -179,13 +180,3 @@ def _scores(experiment: Experiment) -> str:
         f"{source} {metrics['bits_per_byte']:.3f}" for source, metrics in scores.items() if isinstance(metrics, dict)
     ]
     return ", ".join(told)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise ValueError(f"{text!r} is not KEY=VALUE")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from ml_service.backend.app import create_app
+from ml_service.backend.routes import experiments
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database, now
+from ml_service.data.experiments import Experiments
 from ml_service.data.jobs import Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import Experiment, LoggedRequest
@@ -154,6 +157,34 @@ def test_an_experiment_is_followed_live_to_its_end(client: TestClient, service: 
     assert [name for name, _ in told] == ["points", "state", "done"]
     assert told[0][1]["train_loss"]["value"] == [4.0]
     assert told[-1][1]["error"] == "because of this test"
+
+
+def test_a_score_that_comes_after_the_loss_of_its_step_is_told_too(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "_LOOK_EVERY_S", 0.0)
+    service.add_data(client)
+    client.post("/retrain", json=SMALL).raise_for_status()
+    jobs, series = Jobs(service.database), Series(service.database)
+    claim = jobs.claim("tests", "here")
+    assert claim is not None
+    values = [{"train_loss": 4.0}, {"validation_new_loss": 5.0}, {"train_loss": 3.0}]
+
+    async def told() -> list[dict[str, Any]]:
+        found, store = [], Experiments(service.database, service.settings.store)
+        async for event in experiments._follow(service.database, store, 2):
+            ((name, data),) = events_of(event.decode())
+            found += [data] if name == "points" else []
+            if not values:
+                return found
+            axes = {"step": 10 if len(values) > 1 else 20, "tokens": 64, "seconds": 0.5}
+            with jobs.fenced(claim) as session:
+                series.write(session, 2, [axes | values.pop(0)])
+        return found
+
+    columns = asyncio.run(told())
+    steps = [(key, each[key]["step"]) for each in columns for key in each]
+    assert steps[:2] == [("train_loss", [10]), ("validation_new_loss", [10])]
 
 
 def test_feedback_refers_to_an_answer_and_becomes_data(client: TestClient, service: Service) -> None:

@@ -52,6 +52,11 @@ def queue_experiment(database: Database, jobs: Jobs) -> int:
         return experiment.id
 
 
+def cancel(database: Database, jobs: Jobs, experiment_id: int) -> str:
+    with database.writing() as session:
+        return jobs.cancel(session, experiment_id)
+
+
 def state_of(database: Database, experiment_id: int) -> tuple[str, str]:
     with database.reading() as session:
         job = session.query(Job).filter_by(experiment_id=experiment_id).one()
@@ -208,13 +213,13 @@ def test_what_fails_for_now_waits_longer_each_time_and_fails_in_the_end(
 
 def test_cancelling_what_waits_ends_it_and_what_runs_is_asked(database: Database, jobs: Jobs) -> None:
     waiting = queue_experiment(database, jobs)
-    assert jobs.cancel(waiting) == "cancelled"
+    assert cancel(database, jobs, waiting) == "cancelled"
     assert state_of(database, waiting) == ("cancelled", "cancelled")
     with pytest.raises(Conflict, match="is cancelled already"):
-        jobs.cancel(waiting)
+        cancel(database, jobs, waiting)
     running = queue_experiment(database, jobs)
     claim = claimed(jobs)
-    assert jobs.cancel(running) == "running"
+    assert cancel(database, jobs, running) == "running"
     assert jobs.heartbeat(claim, {}) is True
     with jobs.fenced(claim) as session:
         jobs.end(session, claim, "cancelled")
@@ -226,7 +231,7 @@ def test_what_was_interrupted_and_is_cancelled_still_keeps_what_it_learned(datab
     claim = claimed(jobs)
     jobs.heartbeat(claim, {"share": 0.5})
     jobs.give_back(claim)
-    assert jobs.cancel(experiment) == "running"
+    assert cancel(database, jobs, experiment) == "running"
     assert jobs.heartbeat(claimed(jobs), {"share": 0.5}) is True
 
 

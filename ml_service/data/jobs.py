@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -180,26 +180,28 @@ class Jobs:
         """The job is over, and so is its experiment; in a transaction of `fenced`."""
         self._end(session, session.get_one(Job, claim.job_id), state, error)
 
-    def cancel(self, experiment_id: int) -> str:
+    def cancel(self, session: Session, experiment_id: int) -> str:
         """Stop a waiting job, or ask a running one to; the state that follows. Raises Conflict where it is over."""
-        with self._database.writing() as session:
-            wanted = select(Job).where(Job.experiment_id == experiment_id, Job.state.in_(("queued", "running")))
-            job = session.scalar(wanted.order_by(Job.id.desc()).with_for_update())
-            if job is None:
-                state = session.scalar(select(Experiment.state).where(Experiment.id == experiment_id))
-                raise Conflict(f"experiment {experiment_id} is {state} already: there is nothing to cancel")
-            if job.state == "queued" and not job.progress:
-                self._end(session, job, "cancelled", None)
-                return "cancelled"
-            job.cancel_requested, job.not_before = True, self._clock()
-            return "running"
+        wanted = select(Job).where(Job.experiment_id == experiment_id, Job.state.in_(("queued", "running")))
+        job = session.scalar(wanted.order_by(Job.id.desc()).with_for_update())
+        if job is None:
+            state = session.scalar(select(Experiment.state).where(Experiment.id == experiment_id))
+            raise Conflict(f"experiment {experiment_id} is {state} already: there is nothing to cancel")
+        if job.state == "queued" and not job.progress:
+            self._end(session, job, "cancelled", None)
+            return "cancelled"
+        job.cancel_requested, job.not_before = True, self._clock()
+        return "running"
+
+    def of_experiments(self, experiment_ids: Sequence[int]) -> dict[int, Job]:
+        """The latest job of each that has one, in one question."""
+        wanted = select(Job).where(Job.experiment_id.in_(experiment_ids)).order_by(Job.id)
+        with self._database.reading() as session:
+            return {job.experiment_id: job for job in session.scalars(wanted) if job.experiment_id is not None}
 
     def of_experiment(self, experiment_id: int) -> Job | None:
         """Its latest job."""
-        with self._database.reading() as session:
-            return session.scalar(
-                select(Job).where(Job.experiment_id == experiment_id).order_by(Job.id.desc()).limit(1)
-            )
+        return self.of_experiments([experiment_id]).get(experiment_id)
 
     def _touch(self, session: Session, claim: Claim, **values: Any) -> None:
         held = update(Job).where(Job.id == claim.job_id, Job.state == "running", Job.lease_token == claim.token)

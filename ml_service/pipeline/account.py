@@ -15,7 +15,7 @@ from ml_service.data.evaluations import Evaluations
 from ml_service.data.experiments import BUNDLE, Experiments
 from ml_service.data.jobs import REACHED, Jobs
 from ml_service.data.series import Series
-from ml_service.data.tables import DatasetVersion, Deployment, Experiment, MetricPoint
+from ml_service.data.tables import DatasetVersion, Deployment, Experiment, Job, MetricPoint
 from ml_service.pipeline.retrain import RETRAIN
 
 _LONGEST_LINEAGE = 100
@@ -27,7 +27,7 @@ def account_of(database: Database, store: Path, experiment_id: int, max_points: 
     experiment = experiments.get(experiment_id)
     curves = Series(database).read(experiment_id)
     return {
-        **summary_of(experiment, progress_of(database, experiment)),
+        **summaries_of(database, [experiment])[0],
         "plan": experiment.plan,
         "environment": experiment.environment,
         "series": {key: series_of(thinned(points, max_points)) for key, points in curves.items()},
@@ -49,8 +49,13 @@ def account_of(database: Database, store: Path, experiment_id: int, max_points: 
     }  # fmt: skip
 
 
-def summary_of(experiment: Experiment, progress: dict[str, Any]) -> dict[str, Any]:
-    """What a list shows."""
+def summaries_of(database: Database, experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """What a list shows of each."""
+    jobs = Jobs(database).of_experiments([each.id for each in experiments])
+    return [_summary(each, _progress(jobs.get(each.id))) for each in experiments]
+
+
+def _summary(experiment: Experiment, progress: dict[str, Any]) -> dict[str, Any]:
     return {
         "experiment_id": experiment.id, "name": experiment.name, "kind": experiment.kind, "state": experiment.state,
         "phase": experiment.phase, "parent_id": experiment.parent_id, "attempt": experiment.attempt,
@@ -60,9 +65,8 @@ def summary_of(experiment: Experiment, progress: dict[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
-def progress_of(database: Database, experiment: Experiment) -> dict[str, Any]:
+def _progress(job: Job | None) -> dict[str, Any]:
     """How far it is, and how long it will take."""
-    job = Jobs(database).of_experiment(experiment.id)
     if job is None or job.kind != RETRAIN:
         return {}
     progress = {name: value for name, value in job.progress.items() if name != REACHED}
@@ -111,7 +115,7 @@ def compare(database: Database, store: Path, experiment_ids: Sequence[int]) -> d
     scores = [flattened({name: each.summary.get(name, {}) for name in ("scores", "baseline")}) for each in found]
     latest = Series(database).latest(ids)
     return {
-        "experiments": [summary_of(each, progress_of(database, each)) for each in found],
+        "experiments": summaries_of(database, found),
         "plan": _side_by_side(plans, only_different=True),
         "scores": _side_by_side(scores, only_different=False),
         "latest": _side_by_side([{key: finite(value) for key, value in latest[each].items()} for each in ids], False),

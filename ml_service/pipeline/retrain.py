@@ -115,8 +115,8 @@ class Retrainer:
     def cancel(self, experiment_id: int, actor: str) -> str:
         """Stop it; what it has learned by then is kept. Returns the state that follows. Raises NotFound, Conflict."""
         self._experiments.get(experiment_id)
-        state = self._jobs.cancel(experiment_id)
         with self._database.writing() as session:
+            state = self._jobs.cancel(session, experiment_id)
             audit.record(self._database, session, actor, "cancel", f"experiment {experiment_id}", {}, {"state": state})
         return state
 

@@ -76,7 +76,7 @@ async def experiments(
         found = Experiments(database, settings.store).find(
             tuple(state or ()), name, kind, sort, order == "desc", limit, offset
         )
-        return [account.summary_of(each, account.progress_of(database, each)) for each in found]
+        return account.summaries_of(database, found)
 
     rows = await asyncio.to_thread(find)
     return ExperimentList(experiments=[ExperimentSummary.model_validate(row) for row in rows])
@@ -131,23 +131,28 @@ async def metrics(
 
     Events: `state` (an ExperimentSummary, whenever it changes), `points` (key → columns of what is new), `done`.
     """
-    whole = await asyncio.to_thread(account.account_of, database, settings.store, experiment_id, max_points)
     if "text/event-stream" in request.headers.get("accept", ""):
-        events = _follow(database, Experiments(database, settings.store), experiment_id)
-        return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
+        experiments = Experiments(database, settings.store)
+        await asyncio.to_thread(experiments.get, experiment_id)  # what is refused gets its status, not a stream
+        return EventSourceResponse(_follow(database, experiments, experiment_id), headers={"Cache-Control": "no-store"})
+    whole = await asyncio.to_thread(account.account_of, database, settings.store, experiment_id, max_points)
     return JSONResponse(ExperimentAccount.model_validate(whole).model_dump(mode="json"))
 
 
 async def _follow(database: Database, experiments: Experiments, experiment_id: int) -> AsyncGenerator[bytes, None]:
-    told, last_step = "", -1
+    told, last_steps = "", dict[str, int]()
     series = Series(database)
 
     def look() -> tuple[str, dict[str, Any], bool]:
         experiment = experiments.get(experiment_id)
-        summary = account.summary_of(experiment, account.progress_of(database, experiment))
-        new = series.read(experiment_id, last_step)
+        (summary,) = account.summaries_of(database, [experiment])
         state = ExperimentSummary.model_validate(summary).model_dump_json()
-        return state, {key: account.series_of(points) for key, points in new.items()}, experiment.state in FINISHED
+        # Once more the last step, key by key: its scores come later than its loss.
+        curves = series.read(experiment_id, max(last_steps.values(), default=0) - 1)
+        new = {key: [p for p in curve if p.step > last_steps.get(key, -1)] for key, curve in curves.items()}
+        last_steps.update({key: curve[-1].step for key, curve in curves.items()})
+        told_of = {key: account.series_of(points) for key, points in new.items() if points}
+        return state, told_of, experiment.state in FINISHED
 
     while True:
         try:
@@ -156,7 +161,6 @@ async def _follow(database: Database, experiments: Experiments, experiment_id: i
             await asyncio.sleep(_LOOK_EVERY_S)
             continue
         if points:
-            last_step = max(step for columns in points.values() for step in columns["step"])
             yield format_sse_event(event="points", data_str=json.dumps(points))
         if state != told:
             told = state
