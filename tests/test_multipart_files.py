@@ -57,3 +57,13 @@ def test_a_broken_form_is_told_and_never_raises_anything_else(where: int, change
                 form.write(body[begin : begin + size])
             form.finish()
         form.close()
+
+
+def test_there_is_a_limit_to_the_text_fields_and_to_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_service.backend.multipart_files._MAX_FIELDS", 2)
+    form = MultipartFiles(b"edge", tmp_path, frozenset(), frozenset({"tags"}), max_field_bytes=4)
+    with pytest.raises(TooLarge, match="at most 2 text fields"):
+        form.write(3 * part("tags", b"1234"))
+    form = MultipartFiles(b"edge", tmp_path, frozenset(), frozenset({"tags"}), max_field_bytes=4)
+    with pytest.raises(BadRequest, match="tags: longer than 4 bytes"):
+        form.write(part("tags", b"12345"))

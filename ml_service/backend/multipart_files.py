@@ -17,8 +17,9 @@ from lib.file_names import plain_name
 from ml_service.common.errors import BadRequest, InsufficientStorage, TooLarge
 from ml_service.data.staging import ReceivedFile
 
+MAX_FIELD_BYTES = 16 << 10
 _MAX_FILES = 10_000
-_MAX_FIELD_BYTES = 16 << 10
+_MAX_FIELDS = 1_000
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,15}")
 _EXTENDED_NAME = re.compile(r"filename\*=utf-8''([^;]+)", re.IGNORECASE)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -27,13 +28,21 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class MultipartFiles:
     """Writes what comes into a folder, under names of our own. Its methods block: call them in a thread."""
 
-    def __init__(self, boundary: bytes, folder: Path, file_fields: frozenset[str], text_fields: frozenset[str]) -> None:
+    def __init__(
+        self,
+        boundary: bytes,
+        folder: Path,
+        file_fields: frozenset[str],
+        text_fields: frozenset[str],
+        max_field_bytes: int = MAX_FIELD_BYTES,
+    ) -> None:
         """Raises BadRequest where the boundary is none."""
         if not boundary:
             raise BadRequest("the content type names no boundary")
         self.files: list[ReceivedFile] = []
         self.texts: dict[str, list[str]] = {}
         self._folder, self._file_fields, self._text_fields = folder, file_fields, text_fields
+        self._max_field_bytes, self._fields = max_field_bytes, 0
         self._lock, self._is_closed, self._is_complete = Lock(), False, False
         self._header = self._value = b""
         self._headers: dict[str, bytes] = {}
@@ -89,7 +98,10 @@ class MultipartFiles:
                 raise TooLarge(f"an upload has at most {_MAX_FILES:,} files: send a zip archive")
             self._part = _FilePart(self._folder / f"{len(self.files):06d}{_suffix(given)}", plain_name(given))
         elif name in self._text_fields and given is None:
-            self._part = _TextPart(name)
+            self._fields += 1
+            if self._fields > _MAX_FIELDS:  # they stay in memory
+                raise TooLarge(f"a form has at most {_MAX_FIELDS:,} text fields")
+            self._part = _TextPart(name, self._max_field_bytes)
         else:
             raise BadRequest(f"{name or 'a part'}: unknown field", [(name or "body", "unknown field")])
 
@@ -134,13 +146,13 @@ class _FilePart:
 
 
 class _TextPart:
-    def __init__(self, name: str) -> None:
-        self.name, self._content = name, b""
+    def __init__(self, name: str, max_bytes: int) -> None:
+        self.name, self._max_bytes, self._content = name, max_bytes, bytearray()
 
     def add(self, data: bytes) -> None:
         self._content += data
-        if len(self._content) > _MAX_FIELD_BYTES:
-            raise BadRequest(f"{self.name}: longer than {_MAX_FIELD_BYTES:,} bytes", [(self.name, "too long")])
+        if len(self._content) > self._max_bytes:
+            raise BadRequest(f"{self.name}: longer than {self._max_bytes:,} bytes", [(self.name, "too long")])
 
     def text(self) -> str:
         try:

@@ -21,9 +21,10 @@ from ml_service.backend.dependencies import (
     CurrentSettings,
     IdempotencyKey,
 )
+from ml_service.backend.forms import JSON, MULTIPART
 from ml_service.backend.intakes import Intakes
 from ml_service.backend.schemas import Problem
-from ml_service.backend.uploads import JSON, MULTIPART, receive_upload
+from ml_service.backend.uploads import receive_upload
 from ml_service.data.datasets import Datasets
 
 UPLOAD_PATH = "/add_data"
