@@ -1,8 +1,9 @@
-"""How good a bundle is: bits per byte on held-out standard-library files, through the serving session, beside xz."""
+"""How good a bundle is: bits per byte on held-out standard-library files, through the engine, beside xz."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import lzma
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from tqdm import tqdm
 from lib.corpora import standard_library
 from lib.scores import Score
 from lib.text_data import Document, read_documents, split_of
-from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import TOKENIZER_FILE, verify_files
+from ml_service.common.bundle import verify_files
 from ml_service.common.settings import Settings
-from ml_service.inference.live import open_session
-from ml_service.inference.scoring import score_text
+from ml_service.inference.engine import Engine
+from ml_service.inference.live import open_live_model
+from ml_service.inference.scoring import score_texts
+from ml_service.utils.telemetry import Telemetry
 
 VALIDATION_SHARE = 0.05
 
@@ -39,16 +41,13 @@ def main() -> None:
     parser.add_argument("--runtime", choices=("onnx", "torch"), default="onnx", help="what runs the model")
     arguments = parser.parse_args()
     manifest = verify_files(arguments.bundle)
-    session = open_session(arguments.bundle, Settings(slots=1, runtime=arguments.runtime))
-    tokenizer = load_tokenizer(arguments.bundle / TOKENIZER_FILE)
+    engine = open_live_model(arguments.bundle, Settings(runtime=arguments.runtime), Telemetry()).engine
     documents = list(held_out_documents())
-    started, total, scores = time.perf_counter(), Score(0.0, 0, 0), []
-    for document in tqdm(documents, desc="score", unit=" files"):
-        ids = tokenizer.encode(document.text, add_special_tokens=False).ids
-        score = score_text(session, ids, document.size_bytes)
-        scores.append((score, document))
-        total += score
+    started, total = time.perf_counter(), Score(0.0, 0, 0)
+    scores = asyncio.run(_scored(engine, documents))
+    total = sum((score for score, _ in scores), total)
     seconds = time.perf_counter() - started
+    engine.stop()
     texts = [document.text.encode() for document in documents]
     print(f"bundle               {manifest.experiment}, {manifest.parameters:,} parameters, {manifest.precision}")
     print(f"runtime              {arguments.runtime}, {total.tokens / seconds:,.0f} tokens a second scored")
@@ -60,6 +59,15 @@ def main() -> None:
     by_score = sorted(scores, key=lambda pair: pair[0].bits_per_byte)
     for label, (score, document) in (("best file", by_score[0]), ("worst file", by_score[-1])):
         print(f"{label:<20} {score.bits_per_byte:.4f}   {document.name}")
+
+
+async def _scored(engine: Engine, documents: list[Document]) -> list[tuple[Score, Document]]:
+    scores = []
+    with tqdm(total=len(documents), desc="score", unit=" files") as bar:
+        async for document, found in score_texts(engine, documents, lambda document: document.text):
+            scores.append((Score(found.nats, found.tokens, document.size_bytes), document))
+            bar.update()
+    return scores
 
 
 def _xz_bytes(data: bytes) -> int:

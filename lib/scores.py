@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+_ROWS_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class Score:
@@ -39,26 +41,47 @@ class Score:
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a text to score: `inputs[i]` is followed by `targets[i]`."""
+    """A piece of a text to score: the last of the `inputs` predict the `targets`, one each."""
 
     inputs: list[int]
     targets: list[int]
 
+    @property
+    def first(self) -> int:
+        """The place among the inputs of the one that predicts the first target."""
+        return len(self.inputs) - len(self.targets)
+
 
 def rolling_windows(token_ids: Sequence[int], prefix_id: int, length: int) -> Iterator[Window]:
-    """Disjoint windows in which each token is predicted once, the first one from the prefix token.
+    """Windows in which each token is predicted once, the first one from the prefix token.
 
-    The rolling log-likelihood of lm-evaluation-harness with a context of one token: every window begins with the
-    token before its first target, and no window has more than `length` inputs.
+    Those of lm-evaluation-harness (`get_rolling_token_windows` with a context of one token, made disjoint): a window
+    begins with the token before its first target; the last one, which has fewer targets, with as many before it as
+    the `length` has room for.
     """
-    for start in range(0, len(token_ids), length):
-        targets = list(token_ids[start : start + length])
-        before = prefix_id if start == 0 else token_ids[start - 1]
-        yield Window([before, *targets[:-1]], targets)
+    count = len(token_ids)
+    for start in range(0, count, length):
+        stop = min(start + length, count)
+        context = [prefix_id] if start == 0 else list(token_ids[stop - length - 1 : start])
+        targets = list(token_ids[start:stop])
+        yield Window([*context, *targets[:-1]], targets)
 
 
-def nats_of(logits_TV: npt.NDArray[np.float32], targets: Sequence[int]) -> npt.NDArray[np.float64]:
-    """The negative log-likelihood of each target, shape (tokens,), in nats; stable for any logits."""
-    shifted = logits_TV.astype(np.float64) - logits_TV.max(axis=1, keepdims=True)
-    chosen = shifted[np.arange(len(targets)), np.asarray(targets)]
-    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - chosen)
+def nats_of(
+    logits_TV: npt.NDArray[np.float32], targets: Sequence[int], bests: Sequence[int] | None = None
+) -> npt.NDArray[np.float64]:
+    """The negative log-likelihood of each target, shape (tokens,), in nats; stable for any logits.
+
+    The logits are overwritten: copies of them would cost as much as the exponentials. `bests` are the likeliest
+    tokens, where they are known.
+    """
+    rows, chosen = np.arange(len(targets)), np.asarray(targets)
+    largest_T = logits_TV.max(axis=1) if bests is None else logits_TV[rows, np.asarray(bests)]
+    nats_T = largest_T.astype(np.float64) - logits_TV[rows, chosen]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):  # what stays in the processor's cache is read three times
+        some = slice(start, start + _ROWS_AT_ONCE)
+        piece_TV = logits_TV[some]
+        piece_TV -= largest_T[some, None]
+        np.exp(piece_TV, out=piece_TV)
+        nats_T[some] += np.log(piece_TV.sum(axis=1), dtype=np.float64)
+    return np.asarray(nats_T)

@@ -15,7 +15,6 @@ import torch
 from benchmarks.shakespeare.nanogpt import TRAINED
 from lib.dataset_builder import BuildOptions, build_dataset
 from lib.modeling import LanguageModel, count_parameters
-from lib.scores import rolling_windows
 from lib.text_data import SourceFile
 from ml_service.training.plan import TrainingPlan
 from ml_service.training.workflow import TrainingArtifacts, build_training_artifacts, train
@@ -44,19 +43,25 @@ def build(text: str, directory: Path) -> Path:
     return directory / "data"
 
 
+def windows_of(ids: list[int], prefix_id: int, length: int) -> Iterator[list[int]]:
+    """Pieces of the text, each with the token before it, as the yardstick scores them."""
+    whole = [prefix_id, *ids]
+    for start in range(0, len(ids), length):
+        yield whole[start : start + length + 1]
+
+
 @torch.no_grad()
 def bits_per_byte(artifacts: TrainingArtifacts, text: str) -> float:
     """Every token of the last tenth once, in windows one behind the other."""
     ids = artifacts.tokenizer.encode(held_out_of(text), add_special_tokens=False).ids
     model: LanguageModel = artifacts.model.eval()
-    windows = list(rolling_windows(ids, model.config.eos_token_id, artifacts.plan.window))
-    whole = [window for window in windows if len(window.inputs) == artifacts.plan.window]
+    windows = list(windows_of(ids, model.config.eos_token_id, artifacts.plan.window))
+    whole = [window for window in windows if len(window) == artifacts.plan.window + 1]
     batches = [whole[start : start + _ROWS] for start in range(0, len(whole), _ROWS)]
     batches += [[window] for window in windows[len(whole) :]]
     nats = 0.0
-    for batch in batches:
-        inputs, targets = (torch.tensor([getattr(w, name) for w in batch]) for name in ("inputs", "targets"))
-        nats += model(input_ids=inputs, next_tokens=targets, reduction="sum").item()
+    for batch in map(torch.tensor, batches):
+        nats += model(input_ids=batch[:, :-1], next_tokens=batch[:, 1:], reduction="sum").item()
     return nats / math.log(2) / len(held_out_of(text).encode())
 
 

@@ -71,7 +71,7 @@ class CompletionWriter:
         """The answer."""
         choices = []
         for index, completion in enumerate(completions):
-            scored = [*self._prompt(index, completion.echo), *((c.token_id, c) for c in completion.choices)]
+            scored = [*self._prompt(index, completion.echo.choices), *((c.token_id, c) for c in completion.choices)]
             text = self._beginning(index) + completion.text
             choices.append(self._choice(index, text, scored, completion.end.reason))
         return self._envelope.put(choices, usage_of(completions, self._work.n))

@@ -26,8 +26,10 @@ from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("decode_loop")
-_ECHO_LOGITS = 2**21
-"""Logits of one piece of a prompt whose tokens are all scored: more would hold up the others."""
+_SCORED_LOGITS = 2**23
+"""The most of a step that are wanted of tokens of prompts: 32 MiB, which are kept."""
+_SCORED_LOGITS_BESIDE_OTHERS = 2**21
+"""The same where others wait for their next token: more would hold them up."""
 Message = tuple[Literal["submit", "cancel", "stop"], Sequence | None]
 
 
@@ -163,21 +165,25 @@ class DecodeLoop:
             return
         session, decoding = self._session, len(self._scheduler.decoding)
         left = self._pace.fair_chunk(len(reading), decoding, session.chunk, session.shares_steps)
+        scored_left = _SCORED_LOGITS_BESIDE_OTHERS if decoding else _SCORED_LOGITS
+        scored_left = max(scored_left // session.architecture.vocabulary_size, 1)
         read: list[Sequence] = []
         for sequence in reading:
             if left <= 0:
                 return
-            if not sequence.cached and not sequence.echoes:  # a prompt whose every token is scored must be read
+            if not sequence.cached:
                 if self._prefixes.are_being_read(sequence, read):
                     continue
                 self._prefixes.reuse(sequence)
-            longest = left
-            if sequence.echoes:
-                longest = max(min(left, _ECHO_LOGITS // session.architecture.vocabulary_size), 1)
-            piece = sequence.prompt_piece(longest)
-            yield Part(sequence, piece, [], is_prompt=True)
+            part = Part(sequence, sequence.prompt_piece(left), [], is_prompt=True)
+            if sequence.scores is not None and part.wants_all:
+                if scored_left <= 0:
+                    continue
+                part = part._replace(token_ids=part.token_ids[:scored_left])
+                scored_left -= len(part.token_ids)
+            yield part
             read.append(sequence)
-            left -= len(piece)
+            left -= len(part.token_ids)
 
     def _next_tokens(self, decoding: list[Sequence]) -> Iterator[Part]:
         """The latest token of everybody who is past the prompt, with guesses where there is room for them."""
@@ -201,11 +207,16 @@ class DecodeLoop:
         self._pace.stepped(tokens, now - started)
         self._telemetry.iteration_tokens.observe(tokens)
         for part, own_TV, bests in shares(parts, logits_TV):
-            if part.is_prompt:
-                self._have_read(part, own_TV, bests, now)
-            else:
-                part.sequence.cached += 1
-                self._advance(part.sequence, own_TV, bests, part.guess, now)
+            try:
+                if part.is_prompt:
+                    self._have_read(part, own_TV, bests, now)
+                else:
+                    part.sequence.cached += 1
+                    self._advance(part.sequence, own_TV, bests, part.guess, now)
+            except Exception as error:  # one bad row never fails the others
+                if not isinstance(error, ServiceError):
+                    log.exception("sequence.failed", sequence=part.sequence.id)
+                self._fail(part.sequence, error)
         streams = [sequence for sequence in self._scheduler.decoding if sequence.streams]
         if self._frames.is_due(now, len(streams)):
             for sequence in streams:
@@ -214,13 +225,15 @@ class DecodeLoop:
 
     def _have_read(self, part: Part, logits_TV: Logits, bests: list[int | None], now: float) -> None:
         """Behind the last piece of a prompt the first token is chosen."""
-        sequence = part.sequence
+        sequence, start, wants_all = part.sequence, part.sequence.cached, part.wants_all
         sequence.cached += len(part.token_ids)
         self._prefixes.remember(sequence)
-        if sequence.echoes:
-            sequence.echo(logits_TV)
+        if sequence.scores is not None and wants_all:
+            sequence.scores.take(start, logits_TV, bests)
         if sequence.needs_prefill:
             return
+        if sequence.scores is not None:
+            sequence.publish(sequence.scores.event())
         if sequence.room <= 0:
             self._end(sequence, "length")
         else:
@@ -235,13 +248,7 @@ class DecodeLoop:
         accepted = 0
         for index, best in enumerate(bests):
             before = sequence.last_token_at
-            try:
-                reason = sequence.accept(sequence.choose(logits_TV[index], best), now)
-            except Exception as error:  # one bad row never fails the others
-                if not isinstance(error, ServiceError):
-                    log.exception("sequence.failed", sequence=sequence.id)
-                self._fail(sequence, error)
-                return
+            reason = sequence.accept(sequence.choose(logits_TV[index], best), now)
             if before:
                 self._gaps_s.append(now - before)
             else:

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from tokenizers import Tokenizer
 
 from lib.detokenizer import Pieces
+from lib.scores import Window
 from lib.tokenizer import bytes_of_token
 from ml_service.common.errors import BadRequest
 from ml_service.common.types import GenerationParameters
@@ -22,8 +23,9 @@ from ml_service.inference.constraint import Constraint, Grammars
 from ml_service.inference.decode_loop import DecodeLoop
 from ml_service.inference.mailbox import Doorbells, Mailbox
 from ml_service.inference.prefix_cache import PrefixCache
+from ml_service.inference.prompt_scores import Echoes, Likelihoods
 from ml_service.inference.sampler import Choice, Sampler
-from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, Sequence
+from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, PromptScores, Sequence
 from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.inference.track_record import TrackRecord
@@ -58,6 +60,8 @@ class Work:
     """Shorter than what the engine allows anyway."""
     echoes: bool = False
     """Also the log-probabilities of the prompts' own tokens."""
+    window: Window | None = None
+    """The prompt, where the likelihood of its targets is asked for."""
 
 
 @dataclass
@@ -67,7 +71,7 @@ class Completion:
     text: str = ""
     choices: list[Choice] = field(default_factory=list)
     """Of the tokens of the text; with log-probabilities where they were asked for."""
-    echo: tuple[Choice, ...] = ()
+    echo: Echo = field(default_factory=Echo)
     finished: Finished | None = None
 
     @property
@@ -79,7 +83,7 @@ class Completion:
     def add(self, event: Echo | Delta | Finished) -> None:
         """Take the next event."""
         if isinstance(event, Echo):
-            self.echo = event.choices
+            self.echo = event
             return
         self.text += event.text
         if isinstance(event, Finished):
@@ -156,6 +160,10 @@ class Engine:
         self._check_ids("prompt", token_ids)
         return token_ids or [self.architecture.end_of_text_id]
 
+    def tokens_of(self, text: str) -> list[int]:
+        """Any text's tokens, however many; nothing stands before them."""
+        return self._encode(text, knows_special=False)
+
     def token_text(self, token_id: int) -> str:
         """A token as text; half a character shows as the replacement character."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
@@ -179,7 +187,7 @@ class Engine:
         async with aclosing(self.stream_all(Work([prompt_ids], parameters, request_id))) as batches:
             async for batch in batches:
                 for _, event in batch:
-                    assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
+                    assert isinstance(event, Delta | Finished), "nobody asked for scores of the prompt"
                     yield event
 
     async def complete(
@@ -280,7 +288,7 @@ class Engine:
                     max_total_tokens=self.architecture.context_length,
                     deadline=deadline,
                     constraint=await self._constraint(parameters),
-                    echoes=work.echoes,
+                    scores=_scores(work, index),
                     streams=streams,
                 )
             )
@@ -290,6 +298,12 @@ class Engine:
         if parameters.json_schema is None and parameters.regex is None:
             return None
         return await asyncio.to_thread(self._grammars.constraint, parameters)
+
+
+def _scores(work: Work, index: int) -> PromptScores | None:
+    if work.window is not None:
+        return Likelihoods(work.window)
+    return Echoes(work.prompts[index // work.n], work.parameters.logprobs or 0) if work.echoes else None
 
 
 def _put(mailbox: Mailbox[tuple[int, Event]], index: int, event: Event) -> None:

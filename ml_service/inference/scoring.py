@@ -1,25 +1,67 @@
-"""The likelihood of a text under the model that serves, in the very session that serves it."""
+"""The likelihood of texts under a model, through the engine that serves it: many at a time share its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import TypeVar
 
-from lib.scores import Score, Window, nats_of, rolling_windows
-from ml_service.inference.session import Row, Session
+from lib.in_order import map_in_order
+from lib.scores import Window, rolling_windows
+from ml_service.common.errors import Overloaded
+from ml_service.common.types import GenerationParameters
+from ml_service.inference.engine import Engine, Work
+from ml_service.inference.sequence import Likelihood
+
+Item = TypeVar("Item")
+_ONLY_READS = GenerationParameters(max_new_tokens=0)
+_LONGEST_WAIT_S = 1.0
 
 
-def score_text(session: Session, token_ids: Sequence[int], size_bytes: int) -> Score:
-    """Rolling log-likelihood: one prefix token, disjoint windows of the model's context, each token scored once."""
-    architecture = session.architecture
+async def score_rolling(engine: Engine, token_ids: Sequence[int], request_id: str) -> Likelihood:
+    """Of a whole text, one window after the other (`rolling_windows`): each token once, the first behind the prefix.
+
+    Raises ModelFailure where the model fails at it.
+    """
+    architecture = engine.architecture
     windows = rolling_windows(token_ids, architecture.end_of_text_id, architecture.context_length)
-    nats = sum(_score_window(session, window) for window in windows)
-    return Score(nats, len(token_ids), size_bytes)
+    total = Likelihood(0.0, 0, 0)
+    for window in windows:
+        total += await _score(engine, window, request_id)
+    return total
 
 
-def _score_window(session: Session, window: Window) -> float:
-    nats = 0.0
-    for start in range(0, len(window.inputs), session.chunk):
-        piece = slice(start, start + session.chunk)
-        logits_TV = session.run([Row(0, start, window.inputs[piece], wants_all=True)])
-        nats += float(nats_of(logits_TV, window.targets[piece]).sum())
-    return nats
+async def score_continuation(
+    engine: Engine, context: Sequence[int], continuation: Sequence[int], request_id: str
+) -> Likelihood:
+    """Of a continuation behind its context; of a context that is too long the end counts, as in the harness."""
+    before = list(context) or [engine.architecture.end_of_text_id]
+    inputs = [*before, *continuation[:-1]][-engine.architecture.context_length :]
+    return await _score(engine, Window(inputs, list(continuation[-len(inputs) :])), request_id)
+
+
+async def score_texts(
+    engine: Engine, items: Iterable[Item], text_of: Callable[[Item], str]
+) -> AsyncGenerator[tuple[Item, Likelihood], None]:
+    """The likelihood of each item's text, in order; as many at a time as fill the engine."""
+
+    async def score(item: Item) -> tuple[Item, Likelihood]:
+        return item, await score_rolling(engine, engine.tokens_of(text_of(item)), "scoring")
+
+    async with aclosing(map_in_order(score, items, 2 * engine.slots)) as scores:
+        async for scored in scores:
+            yield scored
+
+
+async def _score(engine: Engine, window: Window, request_id: str) -> Likelihood:
+    work = Work([window.inputs], _ONLY_READS, request_id, window=window)
+    while True:
+        try:
+            (completion,) = await engine.complete_all(work)
+        except Overloaded as full:  # who judges has time: it goes on when there is a place
+            await asyncio.sleep(min(full.retry_after_s, _LONGEST_WAIT_S))
+            continue
+        if completion.echo.likelihood is None:
+            raise Overloaded("the time was up before the text was scored")
+        return completion.echo.likelihood

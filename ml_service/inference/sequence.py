@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ml_service.common.types import FinishReason, GenerationParameters
 from ml_service.inference.constraint import Constraint
 from ml_service.inference.lookup import PromptLookup
-from ml_service.inference.sampler import Choice, Sampler, Vector, with_logprobs
+from ml_service.inference.sampler import Choice, Sampler, Vector
+from ml_service.inference.session import Logits
 from ml_service.inference.text_stream import TextStream
 
 
@@ -35,10 +36,26 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Echo:
-    """The prompt's own tokens with their log-probabilities, from its second token on; where asked for."""
+class Likelihood:
+    """How likely some tokens are behind those before them."""
 
-    choices: tuple[Choice, ...]
+    nats: float
+    tokens: int
+    hits: int
+    """Those that were the likeliest of all."""
+
+    def __add__(self, other: Likelihood) -> Likelihood:
+        return Likelihood(self.nats + other.nats, self.tokens + other.tokens, self.hits + other.hits)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What was asked about the prompt itself."""
+
+    choices: tuple[Choice, ...] = ()
+    """Its tokens with their log-probabilities, from its second token on."""
+    likelihood: Likelihood | None = None
+    """Of the targets in it."""
 
 
 class Delta(NamedTuple):
@@ -66,6 +83,22 @@ class Failed:
 
 
 Event = Echo | Delta | Finished | Failed
+
+
+class PromptScores(Protocol):
+    """What is to be known of the prompt's own tokens."""
+
+    first: int
+    """The place of the first token of the prompt whose logits are wanted."""
+
+    def take(self, start: int, logits_TV: Logits, bests: list[int | None]) -> None:
+        """The logits after the tokens from place `start` on, and the likeliest token of each; may overwrite them.
+
+        Raises ModelFailure where they are not finite.
+        """
+
+    def event(self) -> Event:
+        """What is told when the whole prompt was read."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +130,8 @@ class Sequence:
     deadline: float = float("inf")
     """When it ends whatever it has by then; of `time.perf_counter`."""
     constraint: Constraint | None = None
-    echoes: bool = False
-    """Tell the log-probabilities of the prompt too."""
+    scores: PromptScores | None = None
+    """What is told of the prompt itself."""
     streams: bool = True
     """Tell tokens as they come rather than all at the end."""
     ids: list[int] = field(init=False)
@@ -120,7 +153,6 @@ class Sequence:
         self.ids = list(self.prompt_ids)
         self.room = min(self.parameters.max_new_tokens, self.max_total_tokens - len(self.ids))
         self.lookup = PromptLookup()
-        self._echoed: list[Choice] = []
         self._texts: list[str] = []
         self._untold: list[Choice] = []
         ends = () if self.parameters.ignore_eos else self.end_ids
@@ -153,15 +185,10 @@ class Sequence:
         """The next tokens of the prompt that are to be read."""
         return self.prompt_ids[self.cached : self.cached + longest]
 
-    def echo(self, logits_TV: Iterable[Vector]) -> None:
-        """Score the prompt's tokens that follow those just read (`cached` tokens are read by now)."""
-        alternatives = self.parameters.logprobs or 0
-        for logits_V in logits_TV:
-            following = 1 + len(self._echoed)
-            if following < len(self.prompt_ids):
-                self._echoed.append(with_logprobs(logits_V, self.prompt_ids[following], alternatives))
-        if not self.needs_prefill:
-            self.publish(Echo(tuple(self._echoed)))
+    @property
+    def shared_tokens(self) -> int:
+        """How many of its first tokens may be another's: of those behind them the logits are wanted."""
+        return len(self.prompt_ids) - 1 if self.scores is None else self.scores.first
 
     def choose(self, logits_V: Vector, best: int | None = None) -> Choice:
         """Choose the next token. Raises ModelFailure where the logits are not finite."""

@@ -155,7 +155,9 @@ class OnnxSession:
             bound.take(name, buffer, inputs[name])
         wanted, vocabulary = len(inputs[LOGIT_ROWS]), self.architecture.vocabulary_size
         # Fresh memory for the logits of a step costs as much as a tenth of the step: its pages have to be zeroed.
-        logits = self._logits[:wanted] if wanted <= self.slots else np.empty((wanted, vocabulary), np.float32)
+        if wanted > len(self._logits):
+            self._logits = np.empty((wanted, vocabulary), np.float32)
+        logits = self._logits[:wanted]
         bound.give(LOGITS, logits)
         try:
             self._session.run_with_iobinding(bound.binding)

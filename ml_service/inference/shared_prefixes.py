@@ -18,9 +18,9 @@ class SharedPrefixes:
         self._session, self._cache, self._telemetry = session, cache, telemetry
 
     def reuse(self, sequence: Sequence) -> None:
-        """Copy what others have read of this prompt; its last token is always read, for the logits after it."""
+        """Copy what others have read of this prompt; those tokens are always read after which logits are wanted."""
         assert sequence.slot is not None, "only those with a slot are scheduled"
-        for block in self._cache.match(sequence.prompt_ids[:-1]):
+        for block in self._cache.match(sequence.prompt_ids[: sequence.shared_tokens]):
             self._session.copy_in(sequence.slot, sequence.cached, block)
             sequence.cached += self._cache.block_tokens
         sequence.reused = sequence.cached
@@ -34,16 +34,17 @@ class SharedPrefixes:
             return False
         for other in others:
             following = other.cached - other.cached % size + size
-            shared = other.prompt_ids[:following]
-            if len(shared) == following and sequence.prompt_ids[:following] == shared:
+            shared = other.prompt_ids[:following]  # fewer where it ends before that
+            if following <= sequence.shared_tokens and sequence.prompt_ids[:following] == shared:
                 return True
         return False
 
     def remember(self, sequence: Sequence) -> None:
         """Keep what this sequence has read, or written itself."""
-        slot = sequence.slot
+        slot, scores = sequence.slot, sequence.scores
         if slot is not None:
-            read = sequence.ids[: sequence.cached]
+            # What is only scored has nothing to share but what leads up to it.
+            read = sequence.ids[: sequence.cached if scores is None else min(sequence.cached, scores.first)]
             self._cache.extend(read, lambda start, stop: self._session.copy_out(slot, start, stop))
 
     def clear(self) -> None:

@@ -23,16 +23,18 @@ class Part(NamedTuple):
     def row(self) -> Row:
         """As the session takes it."""
         assert self.sequence.slot is not None, "a sequence without a slot was scheduled: this is a bug"
-        return Row(self.sequence.slot, self.sequence.cached, self.token_ids, self._wants_all)
+        return Row(self.sequence.slot, self.sequence.cached, self.token_ids, self.wants_all)
 
     @property
     def logit_rows(self) -> int:
         """How many tokens' logits come back."""
-        return len(self.token_ids) if self._wants_all else 1
+        return len(self.token_ids) if self.wants_all else 1
 
     @property
-    def _wants_all(self) -> bool:
-        return self.sequence.echoes or not self.is_prompt
+    def wants_all(self) -> bool:
+        """Whether the logits after each of its tokens are wanted, and not only those after the last one."""
+        scores = self.sequence.scores
+        return not self.is_prompt or (scores is not None and self.sequence.cached + len(self.token_ids) > scores.first)
 
 
 def shares(parts: Sequence[Part], logits_TV: Logits) -> Iterator[tuple[Part, Logits, list[int | None]]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import csv
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,12 @@ from tqdm import tqdm
 from lib.document_shards import iterate_documents
 from lib.files import staged, write_json
 from lib.scores import Score
-from lib.text_data import SourceFile
-from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import TOKENIZER_FILE, Lineage
+from lib.text_data import Document, SourceFile
+from ml_service.common.bundle import Lineage
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
-from ml_service.inference.live import open_live_model, open_session
-from ml_service.inference.scoring import score_text
+from ml_service.inference.live import open_live_model
+from ml_service.inference.scoring import score_texts
 from ml_service.pipeline.layout import (
     BASELINE_SCORES,
     BUNDLE,
@@ -99,13 +100,21 @@ def _inference_model(parameters: Parameters, directory: Path, _: bool) -> None:
 
 def _scores(wanted: InferenceModel, bundle: Path, data: Path) -> dict[str, Any]:
     """Likelihood of held-out documents in the session that serves, source by source."""
-    session = open_session(bundle, Settings(slots=1))
-    tokenizer = load_tokenizer(bundle / TOKENIZER_FILE)
     totals: defaultdict[str, Score] = defaultdict(lambda: Score(0.0, 0, 0))
-    for document in tqdm(iterate_documents(data, "validation"), desc="score", unit=" documents"):
-        if totals[document.source].bytes < wanted.max_bytes:
-            ids = tokenizer.encode(document.text, add_special_tokens=False).ids
-            totals[document.source] += score_text(session, ids, document.size_bytes)
+    engine = open_live_model(bundle, Settings(prefix_cache_mib=0), Telemetry()).engine
+
+    async def score() -> None:
+        documents = _first_bytes(iterate_documents(data, "validation"), wanted.max_bytes)
+        with tqdm(desc="score", unit=" documents") as bar:
+            async with aclosing(score_texts(engine, documents, attrgetter("text"))) as scored:
+                async for document, likelihood in scored:
+                    totals[document.source] += Score(likelihood.nats, likelihood.tokens, document.size_bytes)
+                    bar.update()
+
+    try:
+        asyncio.run(score())
+    finally:
+        engine.stop()
     return {
         source: {
             "bits_per_byte": round(total.bits_per_byte, 6),
@@ -116,6 +125,15 @@ def _scores(wanted: InferenceModel, bundle: Path, data: Path) -> dict[str, Any]:
         }
         for source, total in totals.items()
     }
+
+
+def _first_bytes(documents: Iterable[Document], most: int) -> Iterator[Document]:
+    """The first documents of each source, until they have so many bytes together."""
+    taken: Counter[str] = Counter()
+    for document in documents:
+        if taken[document.source] < most:
+            taken[document.source] += document.size_bytes
+            yield document
 
 
 def _samples(wanted: InferenceModel, bundle: Path) -> str:
