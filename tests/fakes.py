@@ -8,8 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ml_service.common.bundle import Architecture
+from ml_service.common.errors import BadRequest, ModelFailure, TooLarge
+from ml_service.common.settings import Settings
 from ml_service.inference.caches import CacheBlock
+from ml_service.inference.image_reader import ImageReader
+from ml_service.inference.reading import Reading, ReadLine
 from ml_service.inference.session import GraphInfo, Logits, Row
+from ml_service.utils.telemetry import Telemetry
 
 SMALL = Architecture(
     model_type="qwen3", vocabulary_size=300, context_length=64, layers=1, heads=1, key_value_heads=1,
@@ -82,3 +87,28 @@ def one_hot(token_id: int, second: int | None = None) -> Logits:
         logits[second] = 3.5
     logits[token_id] = 4.0
     return logits
+
+
+class PlainReader(ImageReader):
+    """Takes what stands behind `picture:` for the text in a picture, and gives it back with the continuation."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), Telemetry())
+        self.errors: list[Exception] = []
+        """Raised first, one at a time."""
+
+    async def read(self, image: bytes) -> Reading:
+        if self.errors:
+            raise self.errors.pop(0)
+        if len(image) > 10_000:
+            raise TooLarge("the picture has too many pixels")
+        if not image.startswith(b"picture:"):
+            raise BadRequest("this is no picture that can be read")
+        text = image.removeprefix(b"picture:").decode()
+        if not text:
+            raise ModelFailure("there is no readable text in the image")
+        lines = [ReadLine(line, 0.9, ((0, 0), (9, 0), (9, 9), (0, 9))) for line in text.split("\n")]
+        return Reading(text, tuple(lines), 10, 10)
+
+    async def draw(self, image: bytes, reading: Reading, continuation: str) -> bytes:
+        return b"drawn:" + reading.text.encode() + continuation.encode()

@@ -160,7 +160,7 @@ def test_what_is_wrong_is_told_and_leaves_nothing(
 
 
 def test_other_routes_keep_their_limit(client: TestClient) -> None:
-    answer = client.post("/forward", content=b"x" * 30_000, headers={"Content-Type": FORM})
+    answer = client.post("/v1/completions", content=b"x" * 30_000, headers={"Content-Type": FORM})
     assert answer.status_code == 413
 
 

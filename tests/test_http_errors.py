@@ -72,11 +72,12 @@ def test_no_json_is_ever_an_error_of_the_service(client: TestClient, fields: dic
 
 
 def test_other_content_types_are_415(client: TestClient) -> None:
-    for content_type in ("text/plain", "multipart/form-data; boundary=x", None):
-        headers = {"Content-Type": content_type} if content_type else {}
-        answer = client.post("/forward", content=b"hello", headers=headers)
-        assert answer.status_code == 415
-        assert answer.json()["title"] == "unsupported media type"
+    for route in ("/forward", "/forward_batch", "/v1/completions"):
+        for content_type in ("text/plain", "multipart/mixed; boundary=x", None):
+            headers = {"Content-Type": content_type} if content_type else {}
+            answer = client.post(route, content=b"hello", headers=headers)
+            assert answer.status_code == 415
+            assert "unsupported media type" in answer.text or "unsupported_media_type" in answer.text
 
 
 def test_a_body_over_the_limit_is_413_declared_or_not(client: TestClient) -> None:

@@ -20,6 +20,8 @@ from ml_service.inference.live import LiveModel
 from ml_service.inference.sampler import Choice, TokenLogprob
 from ml_service.utils.logs import request_id
 
+_SELDOM = ("answers", "read", "image")
+
 
 def current_id() -> str:
     """The id of the request that is being served."""
@@ -39,8 +41,12 @@ def answering_model(model: LiveModel) -> AnsweringModel:
 
 
 def forward_json(response: ForwardResponse) -> dict[str, Any]:
-    """As it is sent: `answers` only where there are several."""
-    return response.model_dump(exclude={"answers"} if response.answers is None else None)
+    """As it is sent: `answers` only where there are several, `read` and `image` only where there was a picture."""
+    answer = response.model_dump()
+    for name in _SELDOM:
+        if answer[name] is None:
+            del answer[name]
+    return answer
 
 
 def forward_response(

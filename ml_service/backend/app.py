@@ -34,6 +34,7 @@ from ml_service.data.database import Database
 from ml_service.data.jobs import Jobs
 from ml_service.data.request_log import RequestLog
 from ml_service.inference.handles import Live
+from ml_service.inference.image_reader import ImageReader
 from ml_service.pipeline.replica import Replica
 from ml_service.pipeline.supervisor import Supervisor
 from ml_service.utils.telemetry import Telemetry
@@ -56,12 +57,19 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     live.watch = sampler.note if settings.request_log_share > 0 else None
     supervisor = Supervisor(Jobs(database), settings)
     intakes = Intakes(settings, database, telemetry)
+    image_reader = ImageReader(settings, telemetry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(replica.open_at_start)
         telemetry.watch_step_age(live.last_step_age_s)
-        async with replica.following(), supervisor.running(), sampler.writing(), intakes.running():
+        async with (
+            replica.following(),
+            supervisor.running(),
+            sampler.writing(),
+            intakes.running(),
+            image_reader.running(),
+        ):
             yield
         await asyncio.to_thread(live.close)
         database.close()
@@ -78,19 +86,24 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
     app.state.database, app.state.supervisor, app.state.replica = database, supervisor, replica
     app.state.sampler = sampler
-    app.state.intakes = intakes
+    app.state.intakes, app.state.image_reader = intakes, image_reader
     add_error_handlers(app)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     for router in (experiments.router, experiments.posts, feedback.router, feedback.posts, deployments.router):
         app.include_router(router, dependencies=[Depends(require_key)])
-    app.include_router(data.router, dependencies=[Depends(require_key)])
+    for router in (data.router, forward.forms, forward_batch.forms):
+        app.include_router(router, dependencies=[Depends(require_key)])
     app.include_router(health.router)  # routes are tried in their order, so the busiest come first
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
-    uploads = {data.UPLOAD_PATH: settings.max_upload_bytes}
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads=uploads)
+    uploads = dict.fromkeys((data.UPLOAD_PATH, forward_batch.PATH), settings.max_upload_bytes)
+    # Base64 takes a third more than the picture, and its line ends where it has some.
+    pictures = dict.fromkeys(
+        (forward.PATH, openai.CHAT_PATH), settings.max_body_bytes + settings.max_image_bytes * 7 // 5
+    )
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads=uploads, pictures=pictures)
     _measure(app, telemetry, Depends(require_key))  # outside of both, so that what they refuse or cut is counted
     app.add_middleware(GiveBack, live=live)
     app.add_middleware(AnswerBugs)

@@ -11,16 +11,20 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.routing import Match
+from starlette.types import Scope
 
 from ml_service.backend.middleware import TAKEN
 from ml_service.common.errors import Unauthenticated, UnsupportedMediaType
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.inference.handles import ACTIVE, BUCKETS, Live
+from ml_service.inference.image_reader import ImageReader
 from ml_service.inference.live import LiveModel
 from ml_service.pipeline.replica import Replica
 from ml_service.utils.logs import request_id
 
+_FORM = b"multipart/form-data"
 CALLER = "ml_service.caller"
 """In a request's scope: whose key it came with, where keys are told apart."""
 
@@ -74,6 +78,13 @@ async def replica_of(request: Request) -> Replica:
     return replica
 
 
+async def image_reader_of(request: Request) -> ImageReader:
+    """Who reads pictures."""
+    reader = request.app.state.image_reader
+    assert isinstance(reader, ImageReader)
+    return reader
+
+
 async def actor_of(request: Request) -> str:
     """Who asks, for the audit log."""
     has_key = (await settings_of(request)).api_key is not None
@@ -105,19 +116,50 @@ require_key = RequireKey(
 class JsonRoute(APIRoute):
     """A route that takes JSON only and says so before it reads anything else."""
 
+    takes = "application/json"
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler behind the check. Raises UnsupportedMediaType."""
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-            if media_type != "application/json":
+            media_type = _media_type(request.scope)
+            if media_type != b"application/json":
                 raise UnsupportedMediaType(
-                    f"this route takes application/json, not {media_type or 'a body without a content type'}"
+                    f"this route takes {self.takes}, not "
+                    f"{media_type.decode('latin-1') or 'a body without a content type'}"
                 )
             return await handle(request)
 
         return checked
+
+
+class JsonBesideForm(JsonRoute):
+    """A route that takes JSON where another one of the same path, a `FormRoute`, takes forms."""
+
+    takes = "application/json or multipart/form-data"
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """All that is no form: the error for other content types is ours."""
+        found = super().matches(scope)
+        return (Match.NONE, {}) if found[0] == Match.FULL and _media_type(scope) == _FORM else found
+
+
+class FormRoute(APIRoute):
+    """A route that takes forms where another one of the same path, a `JsonBesideForm`, takes JSON."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Forms only."""
+        found = super().matches(scope)
+        return found if found[0] == Match.FULL and _media_type(scope) == _FORM else (Match.NONE, {})
+
+
+def _media_type(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            found: bytes = value.partition(b";")[0].strip().lower()
+            return found
+    return b""
 
 
 CurrentLive = Annotated[Live, Depends(live_of)]
@@ -133,6 +175,7 @@ IdempotencyKey = Annotated[
         description="The same key again is the same wish: it is answered as the first time and not done twice.",
     ),
 ]
+CurrentImageReader = Annotated[ImageReader, Depends(image_reader_of)]
 CurrentSettings = Annotated[Settings, Depends(settings_of)]
 Timeout = Annotated[
     float | None,

@@ -94,11 +94,19 @@ class GiveBack:
 class BodyLimit:
     """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed.
 
-    Files that are sent as a form to one of the paths of `uploads` have the limit that stands there.
+    Files that are sent as a form to one of the paths of `uploads` have the limit that stands there. Whatever is sent
+    to one of `pictures` has theirs: those routes look themselves how much of it is no picture.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, uploads: Mapping[str, int] | None = None) -> None:
-        self.app, self.max_body_bytes, self.uploads = app, max_body_bytes, uploads or {}
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        uploads: Mapping[str, int] | None = None,
+        pictures: Mapping[str, int] | None = None,
+    ) -> None:
+        self.app, self.max_body_bytes = app, max_body_bytes
+        self.uploads, self.pictures = uploads or {}, pictures or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -123,9 +131,13 @@ class BodyLimit:
         await self.app(scope, receive_counted, send)
 
     def _limit_of(self, scope: Scope, headers: Headers) -> int:
+        path = scope["path"]
+        if path in self.pictures:
+            return self.pictures[path]
+        if path not in self.uploads:
+            return self.max_body_bytes
         is_form = headers.get("content-type", "").strip().lower().startswith("multipart/form-data")
-        limit: int = self.uploads.get(scope["path"], self.max_body_bytes) if is_form else self.max_body_bytes
-        return limit
+        return self.uploads[path] if is_form else self.max_body_bytes
 
 
 class CancelOnDisconnect:

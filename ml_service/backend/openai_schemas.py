@@ -113,19 +113,37 @@ class TextPart(BaseModel):
     text: str
 
 
+class ImageUrl(BaseModel):
+    """A picture, in the address itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(description="`data:image/png;base64,…`: nothing is fetched from anywhere.")
+    detail: str | None = Field(None, description="Taken and not used.")
+
+
+class ImagePart(BaseModel):
+    """A picture in a message: what is read in it stands in its place."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
 class ChatMessage(BaseModel):
     """What somebody said."""
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
     name: str | None = Field(None, description="Taken and not used.")
 
     @property
-    def text(self) -> str:
-        """The content as one text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def parts(self) -> list[TextPart | ImagePart]:
+        """The content piece by piece."""
+        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
 class JsonSchemaFormat(BaseModel):

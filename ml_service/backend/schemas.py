@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from ml_service.common.types import FinishReason, GenerationParameters
+from ml_service.inference.reading import Reading
 
 MAX_ANSWERS = 32
 
 
-class ForwardRequest(GenerationParameters):
+class ForwardOptions(GenerationParameters):
+    """How to answer; in a form each is a field or a header."""
+
+    n: int = Field(1, ge=1, le=MAX_ANSWERS, description="So many answers, each with random numbers of its own.")
+    stream: bool = Field(False, description="Answer as server-sent events while the text is made.")
+    return_image: bool = Field(
+        False, description="Also give the picture back, with what was read in it boxed and the continuation below."
+    )
+
+
+def _not_given() -> str:
+    return None  # type: ignore[return-value] # `_continues_something` is told of it
+
+
+class ForwardRequest(ForwardOptions):
     """A prompt and how to continue it."""
 
     model_config = ConfigDict(
@@ -26,16 +42,37 @@ class ForwardRequest(GenerationParameters):
         },
     )
 
-    text: str = Field(description="The prompt; the answer is what comes after it.")
-    n: int = Field(1, ge=1, le=MAX_ANSWERS, description="So many answers, each with random numbers of its own.")
-    stream: bool = Field(False, description="Answer as server-sent events while the text is made.")
+    image: str | None = Field(
+        None,
+        description="A picture of text (PNG, JPEG, WebP, GIF, BMP, TIFF) in base64, or as a data URL. What is read in "
+        "it is the prompt, put behind `text`; with a new line between them where `text` does not end in white space.",
+    )
+    text: str = Field(
+        default_factory=_not_given,
+        validate_default=True,
+        description="The prompt; the answer is what comes after it. Can be left out where there is an image.",
+    )
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _continues_something(cls, text: Any, info: ValidationInfo) -> Any:
+        if text is not None:
+            return text
+        if info.data.get("image") is None:
+            raise PydanticCustomError("missing", "Field required")
+        return ""
 
 
 class BatchRow(GenerationParameters):
     """A prompt of a batch; parameters of its own go before the shared ones."""
 
     text: str = Field(description="The prompt.")
-    id: str | None = Field(None, max_length=256, description="Comes back with the answer; the row's number by default.")
+    id: str | None = Field(
+        None,
+        max_length=256,
+        coerce_numbers_to_str=True,
+        description="Comes back with the answer; the row's number by default.",
+    )
 
 
 class ForwardBatchRequest(GenerationParameters):
@@ -59,12 +96,40 @@ class ForwardBatchRequest(GenerationParameters):
     )
 
 
+class TextRead(BaseModel):
+    """What was read in a picture."""
+
+    text: str
+
+
+class LineRead(BaseModel):
+    """A piece of text that stands in one place."""
+
+    text: str
+    confidence: float = Field(description="How sure the reader is, 0 to 1.")
+    box: list[tuple[float, float]] = Field(
+        description="Its four corners in pixels of the upright picture, clockwise from the text's own upper left one."
+    )
+
+
+class ReadOut(TextRead):
+    """What was read in a picture, with its pieces in reading order."""
+
+    lines: list[LineRead]
+
+    @classmethod
+    def of(cls, reading: Reading) -> ReadOut:
+        """As a client sees it."""
+        return cls(text=reading.text, lines=[LineRead(**vars(line)) for line in reading.lines])
+
+
 class BatchAnswer(BaseModel):
     """What became of a row: an answer or an error."""
 
     id: str
     prediction: str | None = None
     finish_reason: FinishReason | None = None
+    read: TextRead | None = None
     error: str | None = None
 
 
@@ -131,10 +196,15 @@ class ForwardResponse(AnswerOut):
     answers: list[AnswerOut] | None = Field(None, description="All of them where `n` is more than 1, the first too.")
     usage: UsageOut
     timings: TimingsOut = Field(description="Of the answer that took longest.")
+    read: ReadOut | None = Field(None, description="What was read in the image, where there is one.")
+    image: str | None = Field(None, description="A PNG in base64, where `return_image` asks for it.")
 
 
 class ForwardDelta(BaseModel):
-    """An event of the stream: text that is sure by now. The last event is `done` and carries the whole answer."""
+    """An event of the stream: text that is sure by now. The last event is `done` and carries the whole answer.
+
+    Where there is an image the first event is `read` and tells what was read in it.
+    """
 
     id: str
     index: int = Field(0, description="Which answer, where `n` is more than 1.")

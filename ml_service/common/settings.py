@@ -66,8 +66,10 @@ class Settings(BaseSettings):
     """The longest that a request may take; `X-Request-Timeout` can only shorten it."""
     max_body_bytes: int = Field(1_000_000, ge=1024)
     """The largest request body."""
+    max_image_bytes: int = Field(20_000_000, ge=1024)
+    """The largest picture, as a file; in JSON its base64 takes a third more, beside what `max_body_bytes` allows."""
     max_upload_bytes: int = Field(2 << 30, ge=1024)
-    """The largest body of files that `/add_data` takes as a form; JSON has the limit of all routes."""
+    """The largest body of files that a route takes as a form; JSON has the limit of all routes."""
     drain_timeout_s: float = Field(30.0, ge=0)
     """How long SIGTERM waits for running requests, and for the checkpoint of a training."""
     stuck_after_s: float = Field(10.0, gt=0)

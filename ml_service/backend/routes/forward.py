@@ -1,31 +1,57 @@
-"""`POST /forward`: a prompt's continuation, whole or as a stream."""
+"""`POST /forward`: a prompt's continuation, whole or as a stream; the prompt is a text, a picture of one, or both."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
 
-from ml_service.backend.answers import current_id, forward_json, forward_response, token_scores
-from ml_service.backend.dependencies import JsonRoute, Timeout, current_model
-from ml_service.backend.errors import problem_of
-from ml_service.backend.event_batches import Batches, chained
-from ml_service.backend.schemas import ForwardDelta, ForwardRequest, ForwardResponse, Problem
-from ml_service.inference.engine import Completion, Engine, Told, Work
-from ml_service.inference.live import LiveModel
-from ml_service.inference.sequence import Delta, Echo, Finished
+from ml_service.backend.dependencies import CurrentSettings, FormRoute, JsonBesideForm, Timeout
+from ml_service.backend.forms import MULTIPART, ReceivedForm, received_form
+from ml_service.backend.forwarding import continued
+from ml_service.backend.images import check_rest, picture_of_form, picture_of_json
+from ml_service.backend.options import form_properties, options_of
+from ml_service.backend.schemas import ForwardDelta, ForwardOptions, ForwardRequest, ForwardResponse, Problem
 
+PATH = "/forward"
 ERRORS = (400, 401, 403, 413, 415, 429, 503)
-router = APIRouter(route_class=JsonRoute, tags=["inference"])
+_TEXT_FIELDS = frozenset({"text", *ForwardOptions.model_fields})
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "image": {
+            "type": "string",
+            "format": "binary",
+            "description": "PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF. What is read in it, in reading order, "
+            "is the prompt, put behind `text`.",
+        },
+        "text": {"type": "string", "description": "Can be left out where there is an image."},
+        **form_properties(ForwardOptions),
+    },
+    "description": "Each option can also be a header, `X-Max-New-Tokens: 64`; a field goes before it.",
+}
+_BODY = {
+    "requestBody": {
+        "content": {MULTIPART: {"schema": _FORM, "example": {"text": "def read_lines(path):", "max_new_tokens": 48}}}
+    }
+}
+router = APIRouter(route_class=JsonBesideForm, tags=["inference"])
+forms = APIRouter(route_class=FormRoute, tags=["inference"])
+
+
+async def image_form(request: Request, settings: CurrentSettings) -> AsyncIterator[ReceivedForm]:
+    """A form with a picture and options, until the answer has been sent."""
+    limit = settings.max_body_bytes
+    async with received_form(request, settings.store, {"image"}, _TEXT_FIELDS, max_field_bytes=limit) as form:
+        yield form
 
 
 @router.post(
-    "/forward",
+    PATH,
     response_model=ForwardResponse,
+    openapi_extra=_BODY,
     responses={
         200: {"content": {"text/event-stream": {"schema": ForwardDelta.model_json_schema()}}},
         **{status: {"model": Problem} for status in ERRORS},
@@ -33,46 +59,15 @@ router = APIRouter(route_class=JsonRoute, tags=["inference"])
 )
 async def forward(body: ForwardRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue a text. `temperature: 0` is greedy; the same seed, prompt and parameters give the same text."""
-    model = current_model(request)
-    prompt = await model.engine.encode(body.text)
-    work = Work([prompt], body, current_id(), body.n, timeout_s)
-    if body.stream:
-        return await _stream(model, work)
-    completions = await model.engine.complete_all(work)
-    return JSONResponse(forward_json(forward_response(model, completions, work.parameters)))
+    await check_rest(request, body.image or "")
+    return await continued(request, body, body.text, picture_of_json(body.image), timeout_s)
 
 
-async def _stream(model: LiveModel, work: Work) -> Response:
-    batches = model.engine.stream_all(work)
-    first = await anext(batches)  # what is refused at the door gets its status, not a stream
-    return EventSourceResponse(_events(model, work, first, batches), headers={"Cache-Control": "no-store"})
-
-
-async def _events(model: LiveModel, work: Work, first: list[Told], batches: Batches) -> AsyncGenerator[bytes, None]:
-    completions = [Completion() for _ in range(work.n)]
-    head = f'data: {{"id":{json.dumps(current_id())},"index":'
-    async with aclosing(batches):
-        try:
-            async for batch in chained(first, batches):
-                for index, event in batch:
-                    completions[index].add(event)
-                if told := b"".join(_delta(model.engine, work, head, index, event) for index, event in batch):
-                    yield told
-            answer = forward_response(model, completions, work.parameters)
-            yield format_sse_event(event="done", data_str=json.dumps(forward_json(answer), ensure_ascii=False))
-        except Exception as error:  # the status has been sent: the error becomes the stream's last event
-            _, body, _ = problem_of(error)
-            yield format_sse_event(event="error", data_str=Problem(**body).model_dump_json(exclude_none=True))
-
-
-def _delta(engine: Engine, work: Work, head: str, index: int, event: Echo | Delta | Finished) -> bytes:
-    """A `ForwardDelta`, written by hand: there is one for each token of each stream."""
-    assert not isinstance(event, Echo), "nobody asked for the prompt's log-probabilities"
-    choices = event.choices if isinstance(event, Delta) else ()
-    scores = token_scores(engine, choices, work.parameters)
-    if not event.text and not scores:
-        return b""
-    body = f'{head}{index},"delta":{json.dumps(event.text, ensure_ascii=False)}'
-    if scores:
-        body += f',"logprobs":{json.dumps([score.model_dump() for score in scores], ensure_ascii=False)}'
-    return f"{body}}}\n\n".encode()
+@forms.post(PATH, include_in_schema=False)
+async def forward_form(
+    form: Annotated[ReceivedForm, Depends(image_form)], request: Request, timeout_s: Timeout = None
+) -> Response:
+    """The same of a form."""
+    wish = options_of(ForwardOptions, form.texts, request.headers)
+    text, picture = await picture_of_form(request, form)
+    return await continued(request, wish, text, picture, timeout_s)

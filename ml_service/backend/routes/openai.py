@@ -12,15 +12,16 @@ from fastapi.sse import EventSourceResponse
 from pydantic import ValidationError
 
 from ml_service.backend.answers import current_id
+from ml_service.backend.chat_messages import told
 from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, current_model
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
 from ml_service.backend.openai_schemas import ChatRequest, CompletionRequest, OpenAIRequest
-from ml_service.inference.chat import Message
 from ml_service.inference.engine import Completion, Engine, Told, Work
 from ml_service.inference.live import LiveModel
 
+CHAT_PATH = "/v1/chat/completions"
 router = APIRouter(prefix="/v1", tags=["openai"])
 posts = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
 Writer = CompletionWriter | ChatWriter
@@ -57,7 +58,7 @@ async def completions(body: CompletionRequest, request: Request, timeout_s: Time
 async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
     model = current_model(request, body.model)
-    text = model.chat.render([Message(message.role, message.text) for message in body.messages])
+    text = model.chat.render(await told(request, body.messages))
     prompt = await model.engine.encode(text, knows_special=model.chat.knows_special)
     room = model.engine.architecture.context_length - len(prompt)
     wanted = body.max_completion_tokens or body.max_tokens or room
