@@ -124,13 +124,14 @@ _TOO_LONG = f"longer than {MAX_ROW_BYTES:,} bytes"
 def _lines(file: BinaryIO, *, keeps_ends: bool = False) -> Iterator[bytes | BrokenRow]:
     """Lines as they are in the file; of one that is too long nothing is kept."""
     while line := file.readline(MAX_ROW_BYTES + 2):  # two more for its end
-        is_whole = line.endswith(b"\n")
-        if not is_whole and len(line) > MAX_ROW_BYTES:
-            while (rest := file.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield BrokenRow(_TOO_LONG)
-        else:
-            yield line if keeps_ends or not is_whole else line[:-1].removesuffix(b"\r")
+        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        if len(content) <= MAX_ROW_BYTES:
+            yield line if keeps_ends else content
+            continue
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_ROW_BYTES)
+        yield BrokenRow(_TOO_LONG)
 
 
 def _decoded(line: bytes) -> str | BrokenRow:
