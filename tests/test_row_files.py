@@ -75,7 +75,7 @@ def test_a_record_that_never_ends_does_not_fill_the_memory(tmp_path: Path) -> No
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
         tracemalloc.stop()
-    assert broken > 10
+    assert broken > 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from lib.in_order import map_in_order
 from ml_service.backend.answers import current_id
-from ml_service.backend.batch_wishes import Wish
+from ml_service.backend.batch_wishes import Wish, Wishes
 from ml_service.backend.errors import problem_of
 from ml_service.backend.schemas import BatchAnswer, TextRead
 from ml_service.common.errors import Overloaded
@@ -21,7 +21,6 @@ from ml_service.inference.engine import Engine
 NDJSON = "application/x-ndjson"
 _LONGEST_WAIT_S = 1.0
 Result = TypeVar("Result")
-Wishes = Iterable[Wish] | AsyncIterable[Wish]
 
 
 def batch_response(request: Request, engine: Engine, wishes: Wishes, timeout_s: float | None) -> Response:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,52 +50,52 @@ class Wish:
     error: str | None = None
 
 
+Wishes = Iterable[Wish] | AsyncIterable[Wish]
+
+
 def wishes_of(rows: Iterable[Any], shared: Options) -> Iterator[Wish]:
     """Rows as JSON has them; one that is wrong is a wish with its error."""
     return (_wish(number, row, shared) for number, row in enumerate(rows))
 
 
+@asynccontextmanager
 async def wishes_in(
     file: ReceivedFile, shared: Options, reader: ImageReader, max_image_bytes: int
-) -> AsyncGenerator[Wish, None]:
-    """The rows of a file, read as they are wanted and never on the event loop.
+) -> AsyncIterator[Wishes]:
+    """The rows of a file, for as long as they are worked at; read as they are wanted, and never on the event loop.
 
-    Raises BadRequest and TooLarge before the first row where the file as a whole cannot be used.
+    Raises BadRequest and TooLarge where the file as a whole cannot be used.
     """
     path = Path(file.path)
     if path.suffix == ".zip":
         pictures = await asyncio.to_thread(open_pictures, path, reader, max_image_bytes)
         try:
             parameters = GenerationParameters(**shared)
-            for picture in pictures:
-                yield Wish(picture.name, parameters=parameters, look=picture.read, error=picture.refusal)
+            yield (Wish(p.name, parameters=parameters, look=p.read, error=p.refusal) for p in pictures)
         finally:
             await asyncio.shield(asyncio.to_thread(pictures.close))
-        return
-    try:
-        rows = wishes_of(_rows(path), shared)
-        async with aclosing(taken_in_a_thread(rows, _PIECE_ROWS)) as wishes:
-            async for wish in wishes:
-                yield wish
-    except BrokenFile as error:
-        raise BadRequest(f"{file.name}: {error}", [("file", str(error))]) from error
+    else:
+        async with aclosing(_wishes_of_lines(path, shared)) as wishes:
+            try:
+                first = await anext(wishes, None)  # what is wrong with the whole file gets its status, not a row
+            except BrokenFile as error:
+                raise BadRequest(f"{file.name}: {error}", [("file", str(error))]) from error
+            if first is None:
+                raise BadRequest(f"{file.name}: there is no row in it", [("file", "no rows")])
+            async with aclosing(_chained(first, wishes)) as all_wishes:
+                yield all_wishes
 
 
-async def first_looked_at(wishes: AsyncGenerator[Wish, None]) -> AsyncGenerator[Wish, None]:
-    """The same wishes, once the first of them is there. Raises BadRequest where there is none."""
-    first = await anext(wishes, None)
-    if first is None:
-        raise BadRequest("there is no row in it", [("file", "no rows")])
-    return _chained(first, wishes)
+async def _wishes_of_lines(path: Path, shared: Options) -> AsyncGenerator[Wish, None]:
+    async with aclosing(taken_in_a_thread(wishes_of(_rows(path), shared), _PIECE_ROWS)) as wishes:
+        async for wish in wishes:
+            yield wish
 
 
 async def _chained(first: Wish, wishes: AsyncGenerator[Wish, None]) -> AsyncGenerator[Wish, None]:
-    try:
-        yield first
-        async for wish in wishes:
-            yield wish
-    finally:
-        await wishes.aclose()
+    yield first
+    async for wish in wishes:
+        yield wish
 
 
 def _rows(path: Path) -> Iterator[Any]:

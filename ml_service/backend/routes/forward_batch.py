@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from ml_service.backend.batch_answers import NDJSON, batch_response
-from ml_service.backend.batch_wishes import OPTION_NAMES, Wish, first_looked_at, wishes_in, wishes_of
+from ml_service.backend.batch_wishes import OPTION_NAMES, Wishes, wishes_in, wishes_of
 from ml_service.backend.dependencies import (
     CurrentImageReader,
     CurrentSettings,
@@ -46,13 +45,13 @@ forms = APIRouter(route_class=FormRoute, tags=["inference"])
 
 async def wishes_of_form(
     request: Request, settings: CurrentSettings, reader: CurrentImageReader
-) -> AsyncIterator[AsyncIterator[Wish]]:
+) -> AsyncIterator[Wishes]:
     """The rows of a form's file, which lies on disk until the answer has been sent, whatever happens."""
     async with received_form(request, settings.store, {"file"}, OPTION_NAMES) as form:
         shared = options_of(GenerationParameters, form.texts, request.headers).model_dump(exclude_unset=True)
-        wishes = wishes_in(form.one_file("file"), shared, reader, settings.max_image_bytes)
-        async with aclosing(await first_looked_at(wishes)) as rows:
-            yield rows
+        file = form.one_file("file")
+        async with wishes_in(file, shared, reader, settings.max_image_bytes) as wishes:
+            yield wishes
 
 
 @router.post(
@@ -72,7 +71,7 @@ async def forward_batch(body: ForwardBatchRequest, request: Request, timeout_s: 
 
 @forms.post(PATH, include_in_schema=False)
 async def forward_batch_file(
-    wishes: Annotated[AsyncIterator[Wish], Depends(wishes_of_form)], request: Request, timeout_s: Timeout = None
+    wishes: Annotated[Wishes, Depends(wishes_of_form)], request: Request, timeout_s: Timeout = None
 ) -> Response:
     """The same of a file."""
     return batch_response(request, current_model(request).engine, wishes, timeout_s)
