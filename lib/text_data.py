@@ -189,16 +189,11 @@ def _lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
 
 
 def _parquet_rows(path: Path) -> Iterator[str | None]:
-    import pyarrow
-    import pyarrow.parquet
+    from lib.parquet_rows import ParquetRows  # pyarrow stays out of a serving process
 
-    try:
-        # Without a buffer of its own a column of a row group is read whole, and files of one group are common.
-        table = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-        if TEXT_COLUMN not in table.schema_arrow.names:
-            raise ValueError(f"no column {TEXT_COLUMN!r}")
-        for batch in table.iter_batches(columns=[TEXT_COLUMN], batch_size=64):
-            for value in batch.column(0).to_pylist():
-                yield value if isinstance(value, str) else None
-    except pyarrow.ArrowException as error:
-        raise ValueError(str(error)) from error
+    table = ParquetRows(path)
+    if TEXT_COLUMN not in table.columns:
+        raise ValueError(f"no column {TEXT_COLUMN!r}")
+    for row in table.rows([TEXT_COLUMN]):
+        value = row[TEXT_COLUMN]
+        yield value if isinstance(value, str) else None

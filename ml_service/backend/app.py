@@ -16,11 +16,13 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from ml_service.backend.dependencies import require_key
 from ml_service.backend.errors import add_error_handlers
 from ml_service.backend.intakes import Intakes
+from ml_service.backend.judgements import Judgements
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, GiveBack, RequestId
 from ml_service.backend.request_sampler import RequestSampler
 from ml_service.backend.routes import (
     data,
     deployments,
+    evaluate,
     experiments,
     feedback,
     forward,
@@ -57,6 +59,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     live.watch = sampler.note if settings.request_log_share > 0 else None
     supervisor = Supervisor(Jobs(database), settings)
     intakes = Intakes(settings, database, telemetry)
+    judgements = Judgements(database, settings, live, supervisor)
     image_reader = ImageReader(settings, telemetry)
 
     @asynccontextmanager
@@ -68,6 +71,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
             supervisor.running(),
             sampler.writing(),
             intakes.running(),
+            judgements.running(),
             image_reader.running(),
         ):
             yield
@@ -86,19 +90,19 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
     app.state.database, app.state.supervisor, app.state.replica = database, supervisor, replica
     app.state.sampler = sampler
-    app.state.intakes, app.state.image_reader = intakes, image_reader
+    app.state.intakes, app.state.image_reader, app.state.judgements = intakes, image_reader, judgements
     add_error_handlers(app)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     for router in (experiments.router, experiments.posts, feedback.router, feedback.posts, deployments.router):
         app.include_router(router, dependencies=[Depends(require_key)])
-    for router in (data.router, forward.forms, forward_batch.forms):
+    for router in (data.router, evaluate.router, forward.forms, forward_batch.forms):
         app.include_router(router, dependencies=[Depends(require_key)])
     app.include_router(health.router)  # routes are tried in their order, so the busiest come first
     _describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.add_middleware(CancelOnDisconnect)
-    uploads = dict.fromkeys((data.UPLOAD_PATH, forward_batch.PATH), settings.max_upload_bytes)
+    uploads = dict.fromkeys((data.UPLOAD_PATH, evaluate.UPLOAD_PATH, forward_batch.PATH), settings.max_upload_bytes)
     # Base64 takes a third more than the picture, and its line ends where it has some.
     pictures = dict.fromkeys(
         (forward.PATH, openai.CHAT_PATH), settings.max_body_bytes + settings.max_image_bytes * 7 // 5

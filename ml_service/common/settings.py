@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """The largest picture, as a file; in JSON its base64 takes a third more, beside what `max_body_bytes` allows."""
     max_upload_bytes: int = Field(2 << 30, ge=1024)
     """The largest body of files that a route takes as a form; JSON has the limit of all routes."""
+    evaluate_at_once_bytes: int = Field(1 << 20, ge=0)
+    """A file for `/evaluate` that is larger waits for a worker, who gives way to all requests."""
     drain_timeout_s: float = Field(30.0, ge=0)
     """How long SIGTERM waits for running requests, and for the checkpoint of a training."""
     stuck_after_s: float = Field(10.0, gt=0)

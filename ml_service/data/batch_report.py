@@ -7,7 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_service.common import errors
 from ml_service.data.version_manifest import Amount
 
-_TOLD = (errors.BadRequest, errors.TooLarge, errors.Conflict, errors.InsufficientStorage, errors.Unavailable)
+_TOLD = (
+    errors.BadRequest, errors.BundleRefused, errors.Conflict, errors.InsufficientStorage, errors.ModelFailure,
+    errors.TooLarge, errors.Unavailable,
+)  # fmt: skip
 _KINDS = {kind.__name__: kind for kind in _TOLD}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -71,12 +71,12 @@ class Jobs:
         payload: dict[str, Any] | None = None,
         dedup_key: str | None = None,
         priority: int = 0,
-    ) -> None:
-        """Wish for something. With a `dedup_key` nothing is added where the same wish is waiting already."""
+    ) -> int:
+        """Wish for something; the job's id. With a `dedup_key` the same wish that waits already is meant."""
         if dedup_key is not None:
-            waiting = select(Job.id).where(Job.dedup_key == dedup_key, Job.state == "queued")
-            if session.scalar(waiting) is not None:
-                return
+            waiting = session.scalar(select(Job.id).where(Job.dedup_key == dedup_key, Job.state == "queued"))
+            if waiting is not None:
+                return waiting
         moment = self._clock()
         job = Job(
             kind=kind, experiment_id=experiment_id, priority=priority, state="queued", payload=payload or {},
@@ -85,6 +85,7 @@ class Jobs:
         )  # fmt: skip
         session.add(job)
         session.flush()
+        return job.id
 
     def queue_once(self, kind: str, every_s: float) -> None:
         """Wish for something that is done once in so many seconds, whoever wishes."""
@@ -101,21 +102,30 @@ class Jobs:
                 return True
             return any(self._is_lost(job, self._clock()) for job in session.scalars(_RUNNING))
 
-    def claim(self, owner: str, lock_key: str) -> Claim | None:
-        """Take the next job; None where there is none, or another job runs under this lock (one training a device)."""
+    def claim(
+        self, owner: str, lock_key: str, kinds: Sequence[str] | None = None, job_id: int | None = None
+    ) -> Claim | None:
+        """Take the next job, of these kinds or this one alone where that is said.
+
+        None where there is none, or another job runs under this lock (one training a device).
+        """
+        wanted = select(Job).where(Job.state == "queued", Job.not_before <= self._clock())
+        if kinds is not None:
+            wanted = wanted.where(Job.kind.in_(kinds))
+        if job_id is not None:
+            wanted = wanted.where(Job.id == job_id)
         try:
             with self._database.writing() as session:
-                return self._claim(session, owner, lock_key)
+                return self._claim(session, owner, lock_key, wanted)
         except IntegrityError:  # another worker of this device was faster
             return None
 
-    def _claim(self, session: Session, owner: str, lock_key: str) -> Claim | None:
+    def _claim(self, session: Session, owner: str, lock_key: str, due: Select[Job]) -> Claim | None:
         moment = self._clock()
         self._take_back_lost(session, moment)
         busy = select(Job.id).where(Job.state == "running", Job.lock_key == lock_key)
         if session.scalar(busy) is not None:
             return None
-        due = select(Job).where(Job.state == "queued", Job.not_before <= moment)
         next_one = due.order_by(Job.priority.desc(), Job.id).limit(1).with_for_update(skip_locked=True)
         job = session.scalar(next_one)
         if job is None:
@@ -182,11 +192,18 @@ class Jobs:
 
     def cancel(self, session: Session, experiment_id: int) -> str:
         """Stop a waiting job, or ask a running one to; the state that follows. Raises Conflict where it is over."""
-        wanted = select(Job).where(Job.experiment_id == experiment_id, Job.state.in_(("queued", "running")))
-        job = session.scalar(wanted.order_by(Job.id.desc()).with_for_update())
-        if job is None:
+        wanted = select(Job.id).where(Job.experiment_id == experiment_id, Job.state.in_(("queued", "running")))
+        job_id = session.scalar(wanted.order_by(Job.id.desc()))
+        if job_id is None:
             state = session.scalar(select(Experiment.state).where(Experiment.id == experiment_id))
             raise Conflict(f"experiment {experiment_id} is {state} already: there is nothing to cancel")
+        return self.cancel_job(session, job_id)
+
+    def cancel_job(self, session: Session, job_id: int) -> str:
+        """The same for any job that is not over; one that is keeps its state."""
+        job = session.get_one(Job, job_id, with_for_update=True)
+        if job.state not in ("queued", "running"):
+            return job.state
         if job.state == "queued" and not job.progress:
             self._end(session, job, "cancelled", None)
             return "cancelled"

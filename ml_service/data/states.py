@@ -8,9 +8,9 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from ml_service.common.errors import Conflict
-from ml_service.data.tables import DataBatch, Deployment, Experiment, Job
+from ml_service.data.tables import DataBatch, Deployment, Evaluation, Experiment, Job
 
-WithState = DataBatch | Deployment | Experiment | Job
+WithState = DataBatch | Deployment | Evaluation | Experiment | Job
 
 
 def change_state(

@@ -136,7 +136,10 @@ class Evaluation(Table):
     """Scores of an artifact on data; the same question is answered once."""
 
     __tablename__ = "evaluations"
-    __table_args__ = (UniqueConstraint("artifact_sha256", "data_sha256", "evaluator"),)
+    __table_args__ = (
+        among("state", JOB_STATES),
+        UniqueConstraint("artifact_sha256", "data_sha256", "evaluator"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     experiment_id: Mapped[int | None] = mapped_column(ForeignKey("experiments.id"), index=True)
     artifact_sha256: Mapped[str] = mapped_column(String(64))
@@ -147,6 +150,12 @@ class Evaluation(Table):
     n: Mapped[int]
     verdict: Mapped[str | None] = mapped_column(Text)
     created: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(16))
+    folder: Mapped[str | None] = mapped_column(String(64))
+    report: Mapped[dict[str, Any]]
+    actor: Mapped[str] = mapped_column(String(120))
+    job_id: Mapped[int | None]
+    finished: Mapped[datetime | None]
 
 
 class Deployment(Table):

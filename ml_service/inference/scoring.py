@@ -11,7 +11,7 @@ from lib.in_order import map_in_order
 from lib.scores import Window, rolling_windows
 from ml_service.common.errors import Overloaded
 from ml_service.common.types import GenerationParameters
-from ml_service.inference.engine import Engine, Work
+from ml_service.inference.engine import Completion, Engine, Work
 from ml_service.inference.sequence import Likelihood
 
 Item = TypeVar("Item")
@@ -36,6 +36,8 @@ async def score_continuation(
     engine: Engine, context: Sequence[int], continuation: Sequence[int], request_id: str
 ) -> Likelihood:
     """Of a continuation behind its context; of a context that is too long the end counts, as in the harness."""
+    if not continuation:
+        return Likelihood(0.0, 0, 0)
     before = list(context) or [engine.architecture.end_of_text_id]
     inputs = [*before, *continuation[:-1]][-engine.architecture.context_length :]
     return await _score(engine, Window(inputs, list(continuation[-len(inputs) :])), request_id)
@@ -54,14 +56,31 @@ async def score_texts(
             yield scored
 
 
+def encode_pair(engine: Engine, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Both as tokens, cut where the harness cuts: spaces that end the context belong to what follows."""
+    bare = context.rstrip()
+    whole, before = engine.tokens_of(context + continuation), engine.tokens_of(bare)
+    return before, whole[len(before) :]
+
+
+async def complete_patiently(
+    engine: Engine, prompt_ids: list[int], parameters: GenerationParameters, request_id: str
+) -> Completion:
+    """Continue a prompt; where all places are taken it waits: who judges has time."""
+    return await _patiently(engine, Work([prompt_ids], parameters, request_id))
+
+
 async def _score(engine: Engine, window: Window, request_id: str) -> Likelihood:
-    work = Work([window.inputs], _ONLY_READS, request_id, window=window)
+    completion = await _patiently(engine, Work([window.inputs], _ONLY_READS, request_id, window=window))
+    if completion.echo.likelihood is None:
+        raise Overloaded("the time was up before the text was scored")
+    return completion.echo.likelihood
+
+
+async def _patiently(engine: Engine, work: Work) -> Completion:
     while True:
         try:
             (completion,) = await engine.complete_all(work)
-        except Overloaded as full:  # who judges has time: it goes on when there is a place
+            return completion
+        except Overloaded as full:
             await asyncio.sleep(min(full.retry_after_s, _LONGEST_WAIT_S))
-            continue
-        if completion.echo.likelihood is None:
-            raise Overloaded("the time was up before the text was scored")
-        return completion.echo.likelihood

@@ -26,6 +26,7 @@ from ml_service.data.tables import Experiment
 from ml_service.pipeline import layout
 from ml_service.pipeline.curves import News, ProgressFollower
 from ml_service.pipeline.gate import DeployIf, Verdict, judge
+from ml_service.pipeline.job_outcome import Cancelled, GivenBack
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.recipe import stage_parameters
 from ml_service.pipeline.stage_process import LOG_FILE, PARAMETERS_FILE, StageInterrupted, run_stage_process
@@ -34,14 +35,6 @@ from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, STOP_F
 
 DEPLOY = "deploy"
 _PHASES = ("extract", "train", "export", "evaluate")
-
-
-class GivenBack(Exception):
-    """The worker ends; another one goes on with the job."""
-
-
-class Cancelled(Exception):
-    """Somebody wanted it to stop, and there was nothing yet to keep."""
 
 
 class Retraining:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 LOG_FILE = "log.txt"
@@ -38,7 +38,14 @@ def run_stage_process(
     words = ["stage", name, "--params", str(directory / PARAMETERS_FILE), "--directory", str(directory)]
     command = [*_launcher(processes), "-m", "ml_service.cli", *words, "--with-parent"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
-    with (directory / LOG_FILE).open("ab") as log:
+    run_watched(command, directory / LOG_FILE, environment, watch, grace_s)
+
+
+def run_watched(
+    command: Sequence[str], log_file: Path, environment: Mapping[str, str], watch: Callable[[], bool], grace_s: float
+) -> None:
+    """Any command in the same way: as a process that ends with us, whatever it says in a log."""
+    with log_file.open("ab") as log:
         begin = log.tell()
         # A group of its own, for Ctrl-C in a terminal is the worker's to pass on, once. A session of its own would be a
         # scheduling group, too (autogroup), and as such get half of the processor whatever its class.
@@ -52,7 +59,7 @@ def run_stage_process(
                 raise
     if process.returncode != 0 and is_asked:
         raise StageInterrupted
-    _judge(process.returncode, directory / LOG_FILE, begin)
+    _judge(process.returncode, log_file, begin)
 
 
 def _launcher(processes: int) -> list[str]:
@@ -81,10 +88,10 @@ def _judge(code: int, log: Path, begin: int) -> None:
         return
     if code < 0 or code in _BY_SIGNAL:
         by = signal.Signals(-code if code < 0 else code - 128).name
-        raise StageKilled(f"the training process was ended from outside ({by})")
+        raise StageKilled(f"the process was ended from outside ({by})")
     with log.open("rb") as file:
         file.seek(begin)
         said = file.read().decode("utf-8", "replace").splitlines()
     mark = "ml-service: "
     sentence = next((line.removeprefix(mark) for line in reversed(said) if line.startswith(mark)), None)
-    raise StageFailed(sentence or "an error of the service; the experiment's log has it")
+    raise StageFailed(sentence or "an error of the service; the log beside its files has it")

@@ -1,34 +1,37 @@
-"""The worker: takes one job after the other, each in processes of its own, and lets nothing be lost when it ends."""
+"""The worker: takes jobs, each in processes of its own, and lets nothing be lost when it ends."""
 
 from __future__ import annotations
 
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from lib.processes import own_name, run_when_idle
-from ml_service.common.errors import ServiceError, Unavailable
+from ml_service.common.errors import Unavailable
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.data.deployments import Order
+from ml_service.data.evaluations import EVALUATE
 from ml_service.data.feedback import FEEDBACK
-from ml_service.data.jobs import Claim, Jobs, LeaseLost
+from ml_service.data.jobs import Jobs
 from ml_service.data.schema import migrate
 from ml_service.pipeline.deploy import Deployer
+from ml_service.pipeline.evaluating import run_evaluation
+from ml_service.pipeline.job_outcome import settle
+from ml_service.pipeline.lanes import Lanes
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.lessons import export_lessons
 from ml_service.pipeline.retention import RETENTION, run_retention
 from ml_service.pipeline.retrain import RETRAIN
-from ml_service.pipeline.retraining import DEPLOY, Cancelled, GivenBack, Retraining
-from ml_service.pipeline.stage_process import StageFailed, StageKilled
+from ml_service.pipeline.retraining import DEPLOY, Retraining
 from ml_service.utils.logs import EventLogger
 
 log = EventLogger("worker")
-_LOOK_EVERY_S = 1.0
+_LANES = {"training": (RETRAIN,), "judging": (EVALUATE,), "upkeep": (DEPLOY, RETENTION, FEEDBACK)}
+"""One training a machine, and beside it whoever asks how good a model is, and what the store itself needs."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -39,72 +42,30 @@ class Worker:
         self._database, self._settings = database, settings
         self._jobs = jobs or Jobs(database)
         self._owner = own_name()
-        self._device = f"training on {socket.gethostname()}"
+        self._host = socket.gethostname()
         self._kinds: dict[str, Callable[[Lease], None]] = {
             RETRAIN: self._retrain,
             DEPLOY: self._deploy,
             RETENTION: self._clean,
             FEEDBACK: self._learn_from_feedback,
+            EVALUATE: self._evaluate,
         }
         self.stop = threading.Event()
 
     def run(self, until_idle_s: float | None = None) -> None:
         """Work until `stop` is set; with `until_idle_s`, also until there was nothing to do for so long."""
-        last_work = time.monotonic()
-        while not self.stop.is_set():
-            if self._work_once():
-                last_work = time.monotonic()
-                continue
-            if until_idle_s is not None and time.monotonic() - last_work > until_idle_s:
-                return
-            self.stop.wait(_LOOK_EVERY_S)
+        Lanes(tuple(_LANES), self.stop).run(self._work_once, until_idle_s)
 
-    def _work_once(self) -> bool:
+    def _work_once(self, lane: str) -> bool:
         try:
-            claim = self._jobs.claim(self._owner, self._device)
+            claim = self._jobs.claim(self._owner, f"{lane} on {self._host}", _LANES[lane])
         except Unavailable as error:
             log.warning("worker.waits", reason=str(error))
             return False
         if claim is None:
             return False
-        log.info("job.began", job=claim.job_id, kind=claim.kind, experiment=claim.experiment_id, attempt=claim.attempt)
-        lease = Lease(self._jobs, claim, self.stop)
-        try:
-            outcome = self._outcome_of(lease)
-        except (LeaseLost, Unavailable) as reason:
-            outcome = f"lost: {reason}"
-        log.info("job.ended", job=claim.job_id, kind=claim.kind, experiment=claim.experiment_id, outcome=outcome)
+        settle(self._jobs, Lease(self._jobs, claim, self.stop), self._kinds[claim.kind])
         return True
-
-    def _outcome_of(self, lease: Lease) -> str:
-        """Do the job and write down how it ended. Raises LeaseLost, or Unavailable where that could not be written."""
-        claim = lease.claim
-        try:
-            self._kinds[claim.kind](lease)
-        except GivenBack:
-            self._jobs.give_back(claim)
-            return "given back"
-        except Cancelled:
-            lease.persist(lambda session: self._jobs.end(session, claim, "cancelled"))
-            return "cancelled"
-        except StageKilled as killed:
-            return self._again(claim, str(killed))
-        except (StageFailed, ServiceError) as failed:
-            if isinstance(failed, Unavailable):
-                raise
-            reason = str(failed)
-            lease.persist(lambda session: self._jobs.end(session, claim, "failed", reason))
-            return f"failed: {reason}"
-        except LeaseLost:
-            raise
-        except Exception as bug:
-            log.exception("job.broke", job=claim.job_id, error=type(bug).__name__)
-            return self._again(claim, "an error of the service; the worker's log has it")
-        return "succeeded"
-
-    def _again(self, claim: Claim, reason: str) -> str:
-        is_queued = self._jobs.try_again(claim, reason)
-        return f"{reason}: {'it will be tried again' if is_queued else 'that was the last attempt'}"
 
     def _retrain(self, lease: Lease) -> None:
         Retraining(self._database, self._settings, self._jobs, lease).run()
@@ -115,6 +76,9 @@ class Worker:
         order = Order(experiment_id, "gate", reason, key=f"gate:{experiment_id}")
         Deployer(self._database, self._settings).deploy(order)
         lease.persist(lambda session: self._jobs.end(session, lease.claim, "succeeded"))
+
+    def _evaluate(self, lease: Lease) -> None:
+        run_evaluation(self._database, self._settings, self._jobs, lease)
 
     def _learn_from_feedback(self, lease: Lease) -> None:
         export_lessons(self._database, self._settings.store, lease.claim.payload["actor"])

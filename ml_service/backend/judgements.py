@@ -1,0 +1,106 @@
+"""Questions to models: small ones are worked on at once, beside the requests; large ones wait for a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from lib.processes import own_name
+from ml_service.common.errors import NotFound, ServiceError, Unavailable
+from ml_service.common.settings import Settings
+from ml_service.data.batch_report import StoredError
+from ml_service.data.database import Database
+from ml_service.data.evaluations import Evaluations, Standing
+from ml_service.data.jobs import Claim, Jobs
+from ml_service.data.staging import ReceivedFile
+from ml_service.inference.handles import Live
+from ml_service.pipeline.evaluating import Evaluator, run_evaluation
+from ml_service.pipeline.job_outcome import settle
+from ml_service.pipeline.judging.options import EvaluationOptions
+from ml_service.pipeline.lease import Lease
+from ml_service.pipeline.supervisor import Supervisor
+
+DEFAULT_WAIT_S = 30.0
+_LOOK_EVERY_S = 0.25
+_NICENESS = 5
+"""Of the process that judges at once: requests go first, and yet it is waited for."""
+
+
+class Judgements:
+    """Who asks waits for a while; the work goes on without him, and his answer is kept."""
+
+    def __init__(self, database: Database, settings: Settings, live: Live, supervisor: Supervisor) -> None:
+        self._database, self._settings, self._live, self._supervisor = database, settings, live, supervisor
+        self._jobs, self._evaluations = Jobs(database), Evaluations(database)
+        self._evaluator = Evaluator(database, settings)
+        self._stop = threading.Event()
+        self._tasks: set[asyncio.Task[str]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """At the end, what is being judged goes back to the queue."""
+        try:
+            yield
+        finally:
+            self._stop.set()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def ask(
+        self, experiment_id: int | None, options: EvaluationOptions, file: ReceivedFile, actor: str, wait_s: float
+    ) -> tuple[Standing, bool]:
+        """Put a question and wait for its answer, so long; whether it is a new one. The file is taken.
+
+        Raises what judging raised where it failed, NotFound, Conflict, Unavailable.
+        """
+        wanted = experiment_id if experiment_id is not None else self._active()
+        standing, is_new = await asyncio.to_thread(self._evaluator.ask, wanted, options, file, actor)
+        if is_new:
+            await self._begin(standing, file.size_bytes)
+        standing = await self._wait_for(standing, wait_s)
+        if standing.state == "failed":
+            raise _failure(standing)
+        return standing, is_new
+
+    async def _begin(self, standing: Standing, size_bytes: int) -> None:
+        """Whoever has a core to spare: here where it is little and nothing else is being judged, else a worker."""
+        job_id, claim = standing.evaluation.job_id, None
+        assert job_id is not None, "a new question has its job"
+        if size_bytes <= self._settings.evaluate_at_once_bytes and not self._tasks:
+            owner = own_name()
+            claim = await asyncio.to_thread(self._jobs.claim, owner, f"at once at {owner}", None, job_id)
+        if claim is None:
+            self._supervisor.wake()
+            return
+        task = asyncio.create_task(asyncio.to_thread(self._judge, claim))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _judge(self, claim: Claim) -> str:
+        work = partial(run_evaluation, self._database, self._settings, self._jobs, niceness=_NICENESS)
+        return settle(self._jobs, Lease(self._jobs, claim, self._stop), work)
+
+    async def _wait_for(self, standing: Standing, wait_s: float) -> Standing:
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while not standing.is_over and asyncio.get_running_loop().time() < deadline:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(_LOOK_EVERY_S)
+            standing = await asyncio.to_thread(self._evaluations.standing, standing.evaluation.id)
+        return standing
+
+    def _active(self) -> int:
+        experiment_id = self._live.current.experiment_id
+        if experiment_id is None:
+            raise NotFound("the active model belongs to no experiment of this store: say which by `experiment_id`")
+        return experiment_id
+
+
+def _failure(standing: Standing) -> ServiceError:
+    stored = standing.evaluation.report.get("error")
+    if stored is None:
+        return Unavailable(standing.error or "the evaluation was interrupted: ask again", retry_after_s=5)
+    return StoredError.model_validate(stored).as_error()

@@ -1,0 +1,67 @@
+"""Texts by their rolling log-likelihood, with the definitions of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from lib.bootstrap import Floats
+from ml_service.common.errors import BadRequest
+from ml_service.inference.engine import Engine
+from ml_service.inference.scoring import score_rolling
+from ml_service.pipeline.judging.judged import Judged, Metric, ratios, shares
+from ml_service.pipeline.judging.tables import Row
+
+_SPACE = re.compile(r"\s+")
+_SUMS = 5
+
+
+class TextTask:
+    """Each token is scored once; words and bytes are those of the text as it came."""
+
+    columns = ("nats", "tokens", "bytes", "words", "hits", "text_bits_per_byte")
+
+    def __init__(self, engine: Engine, column: str) -> None:
+        self._engine, self._column = engine, column
+        self._rows = array("d")
+
+    async def judge(self, row: Row) -> Judged:
+        """Raises BadRequest where there is no text, ModelFailure where the model fails at it."""
+        text = row.cells.get(self._column)
+        if text is None:
+            raise BadRequest(f"no text in column {self._column!r}")
+        found = await score_rolling(self._engine, self._engine.tokens_of(text), f"row {row.number}")
+        size_bytes, words = len(text.encode()), len(_SPACE.split(text))
+        bits = found.nats / math.log(2) / size_bytes
+        cells = {
+            "nats": round(found.nats, 5), "tokens": found.tokens, "bytes": size_bytes, "words": words,
+            "hits": found.hits, "text_bits_per_byte": round(bits, 5),
+        }  # fmt: skip
+        return Judged(cells, (found.nats, found.tokens, size_bytes, words, found.hits), bits, found.tokens)
+
+    def add(self, judged: Judged) -> None:
+        """Count a row in."""
+        self._rows.extend(judged.sums)
+
+    def metrics(self, wanted: Callable[[str], bool]) -> dict[str, Metric]:
+        """Weighted by the corpus: sums over all rows before anything is divided."""
+        found = ratios(np.frombuffer(self._rows).reshape(-1, _SUMS), _statistics)
+        return {name: figure for name, figure in found.items() if wanted(name)}
+
+
+def _statistics(sums: Floats) -> Mapping[str, Floats]:
+    nats, tokens, size_bytes, words, hits = sums.T
+    loss, nats_per_byte = shares(nats, tokens), shares(nats, size_bytes)
+    with np.errstate(over="ignore"):  # a model that knows nothing of such texts: the figure is left out
+        return {
+            "avg_loss": loss,
+            "perplexity": np.exp(loss),
+            "bits_per_byte": nats_per_byte / math.log(2),
+            "byte_perplexity": np.exp(nats_per_byte),
+            "word_perplexity": np.exp(shares(nats, words)),
+            "token_accuracy": shares(hits, tokens),
+        }
