@@ -72,6 +72,16 @@ class Settings(BaseSettings):
     """The largest body of files that a route takes as a form; JSON has the limit of all routes."""
     evaluate_at_once_bytes: int = Field(1 << 20, ge=0)
     """A file for `/evaluate` that is larger waits for a worker, who gives way to all requests."""
+    image_reader: Literal["on_demand", "at_start"] = "on_demand"
+    """When the process starts that reads images: with the first of them, which then takes a second more, or at once."""
+    image_idle_s: float = Field(600.0, gt=0)
+    """How long that process is kept without an image, where it starts on demand."""
+    image_timeout_s: float = Field(60.0, gt=0)
+    """The longest that reading one image may take."""
+    max_image_pixels: int = Field(25_000_000, ge=1024)
+    """The most pixels of an image; known from its first bytes, before it is unpacked."""
+    max_waiting_images: int = Field(16, ge=0, le=10_000)
+    """Images that may wait while one is read, the next one is refused with 429."""
     drain_timeout_s: float = Field(30.0, ge=0)
     """How long SIGTERM waits for running requests, and for the checkpoint of a training."""
     stuck_after_s: float = Field(10.0, gt=0)

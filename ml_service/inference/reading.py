@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 Point = tuple[float, float]
 """x and y in pixels of the upright picture, from its upper left corner."""
@@ -27,3 +28,14 @@ class Reading:
     lines: tuple[ReadLine, ...]
     width: int
     height: int
+
+
+def reading_of(content: dict[str, Any]) -> Reading:
+    """From JSON, as `dataclasses.asdict` gave it."""
+    lines = tuple(ReadLine(line["text"], line["confidence"], _box(line["box"])) for line in content["lines"])
+    return Reading(content["text"], lines, content["width"], content["height"])
+
+
+def _box(corners: list[Any]) -> tuple[Point, Point, Point, Point]:
+    first, second, third, fourth = ((float(x), float(y)) for x, y in corners)
+    return first, second, third, fourth

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from ml_service.inference.columns import Rectangle, in_columns, in_lines
@@ -132,14 +133,14 @@ def _joined(line: Sequence[_Placed], grid: float | None) -> str:
 def _empty_lines(lines: Sequence[Sequence[_Placed]]) -> list[int]:
     """How many are between each line and the next: where they are clearly further apart than the others."""
     middles = [median(each.middle for each in line) for line in lines]
-    distances = [below - above for above, below in zip(middles, middles[1:], strict=False)]
+    distances = [below - above for above, below in pairwise(middles)]
     if len(distances) < 2:
         return [0] * len(distances)
     usual = sorted(distances)[(len(distances) - 1) // 4]  # every second line may be empty
     heights = [max(each.height for each in line) for line in lines]
     usual_height = median(heights)
     counts = []
-    for distance, above, below in zip(distances, heights, heights[1:], strict=False):
+    for distance, (above, below) in zip(distances, pairwise(heights), strict=True):
         # A heading is further from its text because it is higher.
         more = distance / (usual * max(1, (above + below) / 2 / usual_height)) - 1
         counts.append(min(max(1, round(more)), _MOST_EMPTY_LINES) if more > _EMPTY_LINE else 0)

@@ -117,6 +117,12 @@ class Telemetry:
             ("finish_reason",),
         )
         self.rejections = counter("admission_rejections", "Requests refused before they began.", ("reason",))
+        self.images = counter(
+            "images",
+            "Images: read, unreadable, refused, failed (the reader ended or took too long) or rejected (too many wait).",
+            ("result",),
+        )
+        self.image_read_time = histogram("image_read_seconds", "Reading an image, from its turn to its text.")
         self.last_step_age = gauge(
             "engine_last_step_age_seconds", "Time since the engine last moved while it had work; 0 where idle."
         )

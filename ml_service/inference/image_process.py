@@ -1,0 +1,60 @@
+"""The process that reads images, `python -m ml_service.inference.image_process SOCKET THREADS`, one after the other."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from dataclasses import asdict
+from typing import BinaryIO
+
+from lib.asked_process import asked_through, tell
+from lib.frames import Header, read_message
+from lib.memory import give_back_freed_pages
+from ml_service.common.errors import BundleRefused, ModelFailure, ServiceError
+from ml_service.inference.drawing import draw
+from ml_service.inference.image import TextReader, open_text_reader
+from ml_service.inference.reading import reading_of
+
+_NICENESS = 10
+_MAX_MEMORY_BYTES = 640 << 20
+"""Of data alone, more than any picture takes that is not too large. One that was made to swell ends here."""
+
+
+def main() -> None:
+    """Answer until the server that started us has gone."""
+    questions, answers = asked_through(sys.argv[1])
+    os.nice(_NICENESS)  # requests that are only text stay as fast as they were
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
+    try:
+        reader = open_text_reader(int(sys.argv[2]))
+    except BundleRefused as error:
+        tell(answers, _refusal(error))
+        return
+    tell(answers, {"ready": True})
+    while (question := read_message(questions)) is not None:
+        _answer(answers, reader, *question)
+        del question  # else it is kept while the next one is read
+        give_back_freed_pages()
+
+
+def _answer(answers: BinaryIO, reader: TextReader, wish: Header, image: bytes) -> None:
+    """Bugs are not caught: they end the process, and the server starts another."""
+    try:
+        if wish["verb"] == "draw":
+            picture = draw(image, wish["max_pixels"], reading_of(wish["reading"]), wish["continuation"])
+            tell(answers, {}, picture)
+        else:
+            tell(answers, {"reading": asdict(reader.read(image, wish["max_pixels"]))})
+    except ServiceError as error:
+        tell(answers, _refusal(error))
+    except MemoryError:
+        tell(answers, _refusal(ModelFailure("the image takes more memory than there is for one")))
+
+
+def _refusal(error: ServiceError) -> Header:
+    return {"refused": type(error).__name__, "message": str(error)}
+
+
+if __name__ == "__main__":
+    main()
