@@ -16,7 +16,7 @@ from ml_service.common.errors import Overloaded
 from tests.archives import archive_of
 from tests.fakes import PlainReader
 from tests.test_http import post
-from tests.test_http_data import END, part, staged
+from tests.test_http_data import END, is_emptied, part
 
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = b'\xef\xbb\xbfid,text,max_new_tokens\r\na,def value(,2\r\n,"def total(\r\n",\r\nc,,1\r\nd,x,many\r\n'
@@ -31,7 +31,7 @@ def reader(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> PlainReader:
 
 def send(client: TestClient, name: str, content: bytes, headers: dict[str, str] | None = None, **form: Any) -> Any:
     answer = client.post("/forward_batch", files={"file": (name, content)}, data=form, headers=headers)
-    assert staged(client.app.state.settings.store) == []  # type: ignore[attr-defined]
+    assert is_emptied(client.app.state.settings.store)  # type: ignore[attr-defined]
     return answer
 
 
@@ -236,7 +236,7 @@ def test_a_client_who_leaves_within_the_answer_leaves_nothing(client: TestClient
     assert client.portal is not None
     pieces = client.portal.call(post_and_leave, app, body, 3)
     assert 3 <= len(pieces) < 2_000
-    assert staged(app.state.settings.store) == []
+    assert is_emptied(app.state.settings.store)
     assert app.state.live.busy == 0
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import random
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +45,17 @@ def client(bundle: Path, store: Path) -> Iterator[TestClient]:
 def staged(store: Path) -> list[str]:
     folder = store / "datasets" / "staging"
     return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
+
+
+def is_emptied(store: Path) -> bool:
+    """Whether nothing is staged any more, soon after an answer: a file lies there until all of it has been sent."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError):  # it is being removed
+            if not staged(store):
+                return True
+        time.sleep(0.002)
+    return False
 
 
 def test_texts_become_a_version_and_the_same_again_is_the_same(client: TestClient, store: Path) -> None:
