@@ -114,8 +114,10 @@ def _decoded(text: str, field: str) -> bytes:
     head = _DATA_URL.match(text[:_HEAD_CHARACTERS])
     if head is None and text[:5].lower() == "data:":
         raise BadRequest(f"{field}: a data URL has to be in base64", [(field, "not base64")])
+    encoded = text[head.end() :] if head else text
+    if "\n" in encoded:  # encoders wrap their lines, as MIME has it
+        encoded = "".join(encoded.split())
     try:
-        # White space is allowed as MIME has it: encoders wrap their lines.
-        return base64.b64decode("".join(text[head.end() if head else 0 :].split()), validate=True)
+        return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRequest(f"{field}: not base64", [(field, "not base64")]) from error

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationInf
 from pydantic_core import PydanticCustomError
 
 from ml_service.common.types import FinishReason, GenerationParameters
-from ml_service.inference.reading import Reading
+from ml_service.inference.reading import Reading, ReadLine
 
 MAX_ANSWERS = 32
 
@@ -111,6 +111,12 @@ class LineRead(BaseModel):
         description="Its four corners in pixels of the upright picture, clockwise from the text's own upper left one."
     )
 
+    @classmethod
+    def of(cls, line: ReadLine) -> LineRead:
+        """As a client sees it."""
+        box = [(round(x, 1), round(y, 1)) for x, y in line.box]
+        return cls(text=line.text, confidence=round(line.confidence, 4), box=box)
+
 
 class ReadOut(TextRead):
     """What was read in a picture, with its pieces in reading order."""
@@ -120,7 +126,7 @@ class ReadOut(TextRead):
     @classmethod
     def of(cls, reading: Reading) -> ReadOut:
         """As a client sees it."""
-        return cls(text=reading.text, lines=[LineRead(**vars(line)) for line in reading.lines])
+        return cls(text=reading.text, lines=[LineRead.of(line) for line in reading.lines])
 
 
 class BatchAnswer(BaseModel):
