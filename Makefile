@@ -64,6 +64,8 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.http_overhead $(MEASURED)
 	$(BIN)/python -m benchmarks.fairness $(MEASURED)
 	$(BIN)/python -m benchmarks.lookup $(MEASURED)
+	$(BIN)/python -m benchmarks.batch_memory $(MEASURED)
+	$(BIN)/python -m benchmarks.broken_input $(MEASURED)
 	$(BIN)/python -m benchmarks.soak $(MEASURED)
 	$(BIN)/python -m benchmarks.swap $(MEASURED)
 	$(BIN)/python -m benchmarks.training_step

@@ -87,9 +87,7 @@ def main() -> None:
         watcher.join()
         left = [path for path in (Path(store) / "datasets").rglob("*") if path.is_file()]
     print(f"answers: {', '.join(f'{count} of {status}' for status, count in sorted(statuses.items()))}")
-    print(
-        f"MiB: server {before:.0f} before, {found['server']:.0f} at most; what it starts {found['children']:.0f} at most"
-    )
+    print(f"MiB: server {before:.0f} before, {found['server']:.0f} at most; the reader {found['children']:.0f} at most")
     print(f"files left: {len(left)}")
 
 

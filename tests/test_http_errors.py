@@ -165,6 +165,9 @@ def test_keys_are_wanted_where_they_are_on(settings: Settings) -> None:
         refused = client.post("/forward", json=PROMPT)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"
+        for route, field in (("/forward", "image"), ("/forward_batch", "file")):
+            assert client.post(route, files={field: ("a.txt", b"x")}).status_code == 401
+        assert not (settings.store / "datasets" / "staging").exists()
         for path in ("/metadata", "/metrics"):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401

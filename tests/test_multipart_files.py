@@ -67,3 +67,7 @@ def test_there_is_a_limit_to_the_text_fields_and_to_each(tmp_path: Path, monkeyp
     form = MultipartFiles(b"edge", tmp_path, frozenset(), frozenset({"tags"}), max_field_bytes=4)
     with pytest.raises(BadRequest, match="tags: longer than 4 bytes"):
         form.write(part("tags", b"12345"))
+    monkeypatch.setattr("ml_service.backend.multipart_files._MAX_FIELDS_BYTES", 7)
+    form = MultipartFiles(b"edge", tmp_path, frozenset(), frozenset({"tags"}), max_field_bytes=4)
+    with pytest.raises(TooLarge, match="together are longer than 7 bytes"):
+        form.write(2 * part("tags", b"1234"))

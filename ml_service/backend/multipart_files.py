@@ -20,6 +20,8 @@ from ml_service.data.staging import ReceivedFile
 MAX_FIELD_BYTES = 16 << 10
 _MAX_FILES = 10_000
 _MAX_FIELDS = 1_000
+_MAX_FIELDS_BYTES = 1 << 20
+"""Of all text fields together, or of one where that may be longer: they stay in memory."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,15}")
 _EXTENDED_NAME = re.compile(r"filename\*=utf-8''([^;]+)", re.IGNORECASE)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -42,7 +44,7 @@ class MultipartFiles:
         self.files: list[ReceivedFile] = []
         self.texts: dict[str, list[str]] = {}
         self._folder, self._file_fields, self._text_fields = folder, file_fields, text_fields
-        self._max_field_bytes, self._fields = max_field_bytes, 0
+        self._max_field_bytes, self._fields, self._fields_bytes = max_field_bytes, 0, 0
         self._lock, self._is_closed, self._is_complete = Lock(), False, False
         self._header = self._value = b""
         self._headers: dict[str, bytes] = {}
@@ -99,16 +101,20 @@ class MultipartFiles:
             self._part = _FilePart(self._folder / f"{len(self.files):06d}{_suffix(given)}", plain_name(given))
         elif name in self._text_fields and given is None:
             self._fields += 1
-            if self._fields > _MAX_FIELDS:  # they stay in memory
+            if self._fields > _MAX_FIELDS:
                 raise TooLarge(f"a form has at most {_MAX_FIELDS:,} text fields")
             self._part = _TextPart(name, self._max_field_bytes)
         else:
             raise BadRequest(f"{name or 'a part'}: unknown field", [(name or "body", "unknown field")])
 
     def content(self, data: bytes) -> None:
-        """Some of the part's content. Raises BadRequest where a field is too long."""
+        """Some of the part's content. Raises BadRequest where a field is too long, TooLarge where all of them are."""
         assert self._part is not None, "the parser gave content before headers: this is a bug"
         self._part.add(data)
+        if isinstance(self._part, _TextPart):
+            self._fields_bytes += len(data)
+            if self._fields_bytes > (most := max(_MAX_FIELDS_BYTES, self._max_field_bytes)):
+                raise TooLarge(f"the text fields together are longer than {most:,} bytes")
 
     def end_part(self) -> None:
         """The part is complete. Raises BadRequest where it is no text."""

@@ -47,7 +47,8 @@ async def wishes_of_form(
     request: Request, settings: CurrentSettings, reader: CurrentImageReader
 ) -> AsyncIterator[Wishes]:
     """The rows of a form's file, which lies on disk until the answer has been sent, whatever happens."""
-    async with received_form(request, settings.store, {"file"}, OPTION_NAMES) as form:
+    limit = settings.max_body_bytes
+    async with received_form(request, settings.store, {"file"}, OPTION_NAMES, max_field_bytes=limit) as form:
         shared = options_of(GenerationParameters, form.texts, request.headers).model_dump(exclude_unset=True)
         file = form.one_file("file")
         async with wishes_in(file, shared, reader, settings.max_image_bytes) as wishes:
