@@ -38,10 +38,10 @@ def character_edits(wanted: str, got: str) -> Edits:
 
 
 def word_edits(wanted: str, got: str) -> Edits:
-    """As jiwer counts them for WER."""
+    """As jiwer counts them for WER; words end at any white space: jiwer alone does not split at the end of a line."""
     import jiwer
 
-    return _edits(jiwer.process_words, wanted, got)
+    return _edits(jiwer.process_words, " ".join(wanted.split()), " ".join(got.split()))
 
 
 def rouge_l(wanted: str, got: str) -> float:

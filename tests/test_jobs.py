@@ -271,12 +271,13 @@ def test_a_value_that_is_no_number_is_kept_as_such(database: Database) -> None:
     assert math.isnan(series.latest([experiment.id])[experiment.id]["train_loss"])
 
 
-def test_the_same_question_is_answered_once(database: Database) -> None:
+def test_a_stage_that_scores_again_replaces_its_scores(database: Database) -> None:
     evaluations = Evaluations(database)
     for score in (1.0, 2.0):
         with database.writing() as session:
             evaluations.remember(session, None, "a" * 64, "b" * 64, "replay", {"bits_per_byte": score}, 10)
-    known = evaluations.known("a" * 64, "b" * 64)
-    assert known is not None
-    assert known.metrics == {"bits_per_byte": 2.0}
-    assert evaluations.known("b" * 64, "a" * 64) is None
+    (kept,) = evaluations.latest(None, 10)
+    assert (kept.state, kept.evaluation.metrics) == ("succeeded", {"bits_per_byte": 2.0})
+    with database.writing() as session:
+        evaluations.remember(session, None, "a" * 64, "c" * 64, "new", {"bits_per_byte": 3.0}, 10)
+    assert [each.evaluation.data_name for each in evaluations.latest(None, 10)] == ["new", "replay"]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 LOOK_EVERY_S = 1.0
+_SHORTEST_PAUSE_S = 0.05
 
 
 class Lanes:
@@ -16,6 +17,7 @@ class Lanes:
         self._names, self._stop = names, stop
         self._lock = threading.Lock()
         self._idle_since: dict[str, float] = {}
+        self._era = 0
         self._is_over = threading.Event()
 
     def run(self, work_once: Callable[[str], bool], until_idle_s: float | None) -> None:
@@ -39,23 +41,34 @@ class Lanes:
             raise errors[0]
 
     def _drive(self, name: str, work_once: Callable[[str], bool], until_idle_s: float | None) -> None:
+        pause_s = LOOK_EVERY_S if until_idle_s is None else min(LOOK_EVERY_S, until_idle_s + _SHORTEST_PAUSE_S)
         while not (self._stop.is_set() or self._is_over.is_set()):
+            idle_since, era = self._look_begins(name)
             if work_once(name):
                 self._has_worked()
-            elif until_idle_s is not None and self._all_idle_for(name) > until_idle_s:
-                self._is_over.set()
-            elif not self._stop.wait(LOOK_EVERY_S if until_idle_s != 0 else 0.05):
                 continue
+            idle_s = self._found_nothing(name, idle_since, era)
+            if until_idle_s is not None and idle_s > until_idle_s:
+                self._is_over.set()
+            self._stop.wait(pause_s)
+
+    def _look_begins(self, name: str) -> tuple[float | None, int]:
+        """Who looks may find work: until it is known, nobody can say that all are idle."""
+        with self._lock:
+            return self._idle_since.pop(name, None), self._era
 
     def _has_worked(self) -> None:
-        """What was done may have brought work for others: they all look again."""
+        """What was done may have brought work for others: what they have seen before is worth nothing."""
         with self._lock:
+            self._era += 1
             self._idle_since.clear()
 
-    def _all_idle_for(self, name: str) -> float:
+    def _found_nothing(self, name: str, idle_since: float | None, era: int) -> float:
         """How long this lane and all others have found nothing; -1 where one of them works or has yet to look."""
         with self._lock:
-            self._idle_since.setdefault(name, time.monotonic())
+            if era != self._era:
+                return -1.0
+            self._idle_since[name] = time.monotonic() if idle_since is None else idle_since
             if len(self._idle_since) < len(self._names):
                 return -1.0
             return time.monotonic() - max(self._idle_since.values())

@@ -123,10 +123,10 @@ async def rows(evaluation_id: EvaluationId, database: CurrentDatabase, settings:
 @router.post(
     "/evaluations/{evaluation_id}/cancel", status_code=202, responses={s: {"model": Problem} for s in (404, 409)}
 )
-async def cancel(evaluation_id: EvaluationId, database: CurrentDatabase) -> CancelResponse:
+async def cancel(evaluation_id: EvaluationId, database: CurrentDatabase) -> EvaluationState:
     """Stop it: nothing of it is kept."""
     state = await asyncio.to_thread(Evaluations(database).cancel, evaluation_id)
-    return CancelResponse(experiment_id=evaluation_id, state=state)
+    return EvaluationState(id=evaluation_id, state=state)
 
 
 def judgements_of(request: Request) -> Judgements:

@@ -51,7 +51,7 @@ def judge(folder: Path, question: Question, progress: Progress = lambda done, to
     started = time.perf_counter()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix="scratch-")))
-        table, archive = open_upload(folder / question.file, scratch)
+        table, archive = open_upload(folder / question.file, scratch, stack)
         columns = choose_columns(question.options, table.columns, archive is not None)
         work = _prepare(question, table, archive, columns, scratch, stack)
         total = sum(1 for _ in table.rows())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -64,23 +64,27 @@ class Archive:
         return self._by_name.get(f"{self._folder}/{name}".lstrip("/")) or self._by_name.get(name)
 
 
-def open_upload(path: Path, scratch: Path) -> tuple[Table, Archive | None]:
-    """A file by its suffix; the table of an archive is unpacked into `scratch`. Raises BadRequest, TooLarge."""
+def open_upload(path: Path, scratch: Path, stack: ExitStack) -> tuple[Table, Archive | None]:
+    """A file by its suffix, open as long as the stack; the table of an archive is unpacked into `scratch`.
+
+    Raises BadRequest, TooLarge.
+    """
     suffix = path.suffix.lower()
     if suffix == ".zip":
-        return _open_archive(path, scratch)
+        return _open_archive(path, scratch, stack)
     if suffix not in TABLE_KINDS:
         raise BadRequest(f"this is none of {' '.join(KINDS)}", [("file", "unknown kind")])
     return _open_table(path), None
 
 
-def _open_archive(path: Path, scratch: Path) -> tuple[Table, Archive]:
+def _open_archive(path: Path, scratch: Path, stack: ExitStack) -> tuple[Table, Archive]:
     try:
         members = ZipMembers(path, ZipLimits())
     except OverLimit as error:
         raise TooLarge(str(error)) from error
     except ValueError as error:
         raise BadRequest(str(error)) from error
+    stack.callback(members.close)
     tables = [member for member in members if Path(member.name).suffix.lower() in TABLE_KINDS]
     tables = [member for member in tables if not Path(member.name).name.startswith(".")]
     if len(tables) != 1:
