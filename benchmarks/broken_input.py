@@ -28,6 +28,7 @@ FILES: dict[str, bytes] = {
     "line.jsonl": b'"a"\n"' + b"x" * 50_000_000 + b'"\n',
     "deep.jsonl": b'"a"\n' + (b"[" * 100_000 + b"\n") * 300,
     "empty_lists.jsonl": b'"a"\n' + (b"[" + b"[]," * 40_000 + b"[]]\n") * 300,
+    "schemas.jsonl": (b'{"text": "a", "json_schema": {"a": [' + b"[]," * 40_000 + b"[]]}}\n") * 300,
     "bomb.zip": archive_of({"a.png": bytes(200_000_000)}),
     "leads_out.zip": archive_of({"../../a.png": PNG}),
     "names.zip": archive_of({f"{number}.png": b"" for number in range(20_000)}),

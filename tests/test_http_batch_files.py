@@ -68,6 +68,16 @@ def test_a_broken_line_fails_alone(client: TestClient) -> None:
         assert word is None or word in row["error"]
 
 
+def test_a_row_of_a_file_has_no_schema_that_would_fill_the_memory(client: TestClient) -> None:
+    large = {"text": "a", "id": "large", "json_schema": {"enum": [[]] * 10_000}}
+    small = {"text": "a", "json_schema": {"type": "boolean"}}
+    rows = rows_of(send(client, "a.jsonl", lines(large, small), max_new_tokens="9"))
+    assert rows[0] == {"id": "large", "error": "json_schema: longer than 16,384 characters"}
+    assert rows[1]["prediction"] in ("true", "false")
+    shared = json.dumps({"type": "boolean", "examples": [True] * 10_000})
+    assert rows_of(send(client, "a.txt", b"a", max_new_tokens="9", json_schema=shared))[0]["prediction"]
+
+
 def test_a_table_has_a_column_of_texts_and_others_of_parameters(client: TestClient) -> None:
     rows = rows_of(send(client, "a.csv", CSV, max_new_tokens="4"))
     assert [row["id"] for row in rows] == ["a", "1", "c", "d"]

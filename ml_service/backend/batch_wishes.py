@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -37,6 +38,7 @@ Options = Mapping[str, Any]
 OPTION_NAMES = frozenset(GenerationParameters.model_fields)
 _COLUMNS = frozenset(BatchRow.model_fields)
 _PIECE_ROWS = 64
+_MAX_SCHEMA_CHARACTERS = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ async def wishes_in(
 
 
 async def _wishes_of_lines(path: Path, shared: Options) -> AsyncGenerator[Wish, None]:
-    async with aclosing(taken_in_a_thread(wishes_of(_rows(path), shared), _PIECE_ROWS)) as wishes:
+    rows = (_bounded(wish, shared.get("json_schema")) for wish in wishes_of(_rows(path), shared))
+    async with aclosing(taken_in_a_thread(rows, _PIECE_ROWS)) as wishes:
         async for wish in wishes:
             yield wish
 
@@ -107,6 +110,19 @@ def _rows(path: Path) -> Iterator[Any]:
         case ".txt":
             return text_lines(path)
     raise BrokenFile("a file of prompts is a .jsonl, .csv or .txt, or a .zip of images")
+
+
+def _bounded(wish: Wish, shared_schema: Any) -> Wish:
+    """Without a schema that is large: as objects it takes twenty times its characters, and many rows wait at a time."""
+    if wish.parameters is None or wish.parameters.json_schema in (None, shared_schema):
+        return wish
+    try:
+        size = len(json.dumps(wish.parameters.json_schema))
+    except RecursionError:
+        size = _MAX_SCHEMA_CHARACTERS + 1
+    if size <= _MAX_SCHEMA_CHARACTERS:
+        return wish
+    return Wish(wish.id, error=f"json_schema: longer than {_MAX_SCHEMA_CHARACTERS:,} characters")
 
 
 def _check_columns(columns: list[str]) -> None:
