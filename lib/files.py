@@ -60,6 +60,13 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def remove_tree(path: Path) -> int:
+    """Remove a directory with all that is in it, one that is gone too; how many bytes that frees."""
+    size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    shutil.rmtree(path, ignore_errors=True)
+    return size_bytes
+
+
 def is_disk_error(error: BaseException | None) -> bool:
     """Whether something could not be written: the libraries hide the system's error behind their own."""
     words = ("No space left", "File too large", "failed writing file", "unexpected pos", "I/O error")

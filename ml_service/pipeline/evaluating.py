@@ -8,15 +8,16 @@ import secrets
 import shutil
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from lib.files import sha256_of_text, write_json
+from lib.files import remove_tree, sha256_of_text, write_json
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
 from ml_service.data.batch_report import StoredError
-from ml_service.data.database import Database
+from ml_service.data.database import Database, now
 from ml_service.data.evaluations import Asked, Evaluations, Standing
 from ml_service.data.experiments import Experiments
 from ml_service.data.jobs import Jobs
@@ -33,6 +34,8 @@ _AS_SERVED = {
 }  # fmt: skip
 """Settings of the server that are the judging engine's, too."""
 _LONGEST_NAME = 120
+_UNKNOWN_FOR_S = 86_400.0
+"""After which a folder is one of a server that was killed while it was asked."""
 _GRACE_S = 5.0
 
 
@@ -65,6 +68,14 @@ class Evaluator:
             shutil.rmtree(folder, ignore_errors=True)
         return standing, is_new
 
+    def cancel(self, evaluation_id: int) -> str:
+        """Stop it; the state that follows. Raises NotFound, Conflict where it is over."""
+        state = self._evaluations.cancel(evaluation_id)
+        if state == "cancelled":  # nobody had begun: whoever has is to remove it
+            folder = self._evaluations.standing(evaluation_id).evaluation.folder
+            shutil.rmtree(self._settings.store / FOLDER / (folder or "none"), ignore_errors=True)
+        return state
+
     def rows_file(self, standing: Standing) -> Path | None:
         """The table of its rows, where it is kept."""
         folder = standing.evaluation.folder
@@ -88,6 +99,10 @@ def run_evaluation(database: Database, settings: Settings, jobs: Jobs, lease: Le
     except ServiceError as error:
         failed = {"error": StoredError.of(error).model_dump()}
         lease.persist(lambda session: evaluations.finish(session, evaluation.id, "failed", failed))
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except Cancelled:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
     def write(session: Session) -> None:
@@ -97,6 +112,17 @@ def run_evaluation(database: Database, settings: Settings, jobs: Jobs, lease: Le
     lease.persist(write)
     for name in (json.loads((folder / QUESTION_FILE).read_text())["file"], PROGRESS_FILE):
         (folder / name).unlink(missing_ok=True)  # the rows are kept, not the data
+
+
+def forget_evaluations(database: Database, settings: Settings) -> int:
+    """Remove the tables of those that were asked long ago, and what nobody knows of; how many bytes that freed."""
+    evaluations, folders = Evaluations(database), settings.store / FOLDER
+    gone = [folders / name for name in evaluations.forget_folders(now() - timedelta(days=settings.retention_days))]
+    known = evaluations.folders()
+    for path in folders.glob("*"):
+        is_old = now().timestamp() - path.stat().st_mtime > _UNKNOWN_FOR_S
+        gone += [path] if path.name not in known and is_old else []
+    return sum(remove_tree(path) for path in gone)
 
 
 def _complete_question(folder: Path, bundle: Path, settings: Settings) -> None:

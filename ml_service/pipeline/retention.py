@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
+from lib.files import remove_tree
 from ml_service.common.settings import Settings
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.experiments import BUNDLE, FINISHED, Experiments
 from ml_service.data.tables import SLOT, Artifact, Deployment, Experiment, LoggedRequest, ServingSlot
 from ml_service.pipeline import layout
+from ml_service.pipeline.evaluating import forget_evaluations
 from ml_service.training.run_files import CHECKPOINTS_DIRECTORY, MODEL_DIRECTORY
 
 RETENTION = "retention"
@@ -46,12 +46,13 @@ def run_retention(database: Database, settings: Settings, beat: Callable[[], Non
         age, directory = now() - experiment.finished, experiments.directory(experiment.id)
         if age > timedelta(days=_SCRATCH_DAYS):
             freed += sum(
-                _remove(directory / name)
+                remove_tree(directory / name)
                 for name in (layout.DATA, layout.START, f"{layout.RUN}/{CHECKPOINTS_DIRECTORY}")
             )
         if age > timedelta(days=settings.retention_days) and not experiment.pinned:
             removed = _forget_files(database, experiments, experiment.id)
             freed, count = freed + removed, count + (removed > 0)
+    freed += forget_evaluations(database, settings)
     return Cleaned(count, freed, _forget_requests(database))
 
 
@@ -93,7 +94,7 @@ def _forget_files(database: Database, experiments: Experiments, experiment_id: i
             artifact.removed = now()
         roles = {"roles": [artifact.role for artifact in gone]}
         audit.record(database, session, _ACTOR, "remove files", f"experiment {experiment_id}", roles)
-    return sum(_remove(directory / name) for name in (layout.BUNDLE, f"{layout.RUN}/{MODEL_DIRECTORY}"))
+    return sum(remove_tree(directory / name) for name in (layout.BUNDLE, f"{layout.RUN}/{MODEL_DIRECTORY}"))
 
 
 def _forget_requests(database: Database) -> int:
@@ -101,9 +102,3 @@ def _forget_requests(database: Database) -> int:
         result = session.execute(delete(LoggedRequest).where(LoggedRequest.expires < now()))
         assert isinstance(result, CursorResult), "a deletion tells how many rows it met"
         return result.rowcount
-
-
-def _remove(path: Path) -> int:
-    size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
-    shutil.rmtree(path, ignore_errors=True)
-    return size_bytes

@@ -123,9 +123,9 @@ async def rows(evaluation_id: EvaluationId, database: CurrentDatabase, settings:
 @router.post(
     "/evaluations/{evaluation_id}/cancel", status_code=202, responses={s: {"model": Problem} for s in (404, 409)}
 )
-async def cancel(evaluation_id: EvaluationId, database: CurrentDatabase) -> EvaluationState:
+async def cancel(evaluation_id: EvaluationId, database: CurrentDatabase, settings: CurrentSettings) -> EvaluationState:
     """Stop it: nothing of it is kept."""
-    state = await asyncio.to_thread(Evaluations(database).cancel, evaluation_id)
+    state = await asyncio.to_thread(Evaluator(database, settings).cancel, evaluation_id)
     return EvaluationState(id=evaluation_id, state=state)
 
 
