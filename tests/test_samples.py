@@ -5,15 +5,64 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import itertools
+import re
+import shlex
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from ml_service.backend.app import create_app
+from ml_service.common.settings import PROJECT, Settings
 from tests.samples import CODE, FOLDER, IMAGES, write_samples
 
 TEXTS = ("prompts.csv", "pairs.csv", "prompts.jsonl")
+
+
+def commands() -> list[list[str]]:
+    """README's requests with a sample, up to the first pipe."""
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    found = re.findall(r"^curl .*(?:/forward|/forward_batch) .*data/samples.*$", readme, re.MULTILINE)
+    return [shlex.split(command.split("|")[0]) for command in found]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The app as it ships."""
+    settings = Settings(store=tmp_path_factory.mktemp("shipped") / "store", slots=4, threads=1)
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command)[:100])
+def test_the_requests_of_the_readme_work(shipped: TestClient, command: list[str]) -> None:
+    files: dict[str, Any] = {}
+    form: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    for option, value in itertools.pairwise(command):
+        name, _, content = value.partition("=")
+        if option == "-F" and content.startswith("@"):
+            path = PROJECT / content[1:]
+            files[name] = (path.name, path.read_bytes())
+        elif option == "-F":
+            form[name] = content
+        elif option == "-H":
+            header, _, content = value.partition(": ")
+            headers[header] = content
+    (url,) = [word for word in command if word.startswith("localhost:8000/")]
+    answer = shipped.post(url.removeprefix("localhost:8000"), files=files, data=form, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert '"prediction"' in answer.text
+    assert '"error"' not in answer.text
+
+
+def test_the_readme_shows_what_every_kind_of_sample_is_for() -> None:
+    shown = " ".join(word for command in commands() for word in command)
+    assert all(name in shown for name in ("code.png", "prompts.csv", "prompts.jsonl", "images.zip"))
 
 
 def test_the_samples_are_what_the_script_writes(tmp_path: Path) -> None:
