@@ -16,6 +16,7 @@ from ml_service.pipeline.judging.tables import Row
 
 WORST = 10
 _TOLD_ERRORS = 20
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class WorstRow(BaseModel):
@@ -68,7 +69,7 @@ class Account:
         """Count a row in: what each task found of it, or why it could not be judged."""
         if isinstance(found, ServiceError):
             self._failed += 1
-            self._table.writerow({"row": row.number, "error": str(found)})
+            self._write({"row": row.number, "error": str(found)})
             if len(self._errors) < _TOLD_ERRORS:
                 self._errors.append(FailedRow(row=row.number, error=str(found)))
             return
@@ -78,7 +79,7 @@ class Account:
         self._tokens += sum(judged.tokens for judged in found)
         cells = cells_of(*(judged.cells for judged in found))
         asked = row.cells.get(self._columns.text or self._columns.prompt or self._columns.image or "", "")
-        self._table.writerow({"row": row.number, "asked": asked} | cells)
+        self._write({"row": row.number, "asked": asked} | cells)
         self._remember(found[-1].badness, row.number, asked, cells)
 
     def report(self, wanted: Callable[[str], bool], duration_ms: float) -> Report:
@@ -95,6 +96,9 @@ class Account:
             errors=self._errors, duration_ms=duration_ms,
         )  # fmt: skip
 
+    def _write(self, cells: dict[str, Any]) -> None:
+        self._table.writerow({name: _harmless(cell) if isinstance(cell, str) else cell for name, cell in cells.items()})
+
     def _remember(self, badness: float, number: int, asked: str, cells: dict[str, Any]) -> None:
         if len(self._worst) == WORST and (badness, -number) <= self._worst[0][:2]:
             return
@@ -104,3 +108,8 @@ class Account:
             heapq.heappush(self._worst, entry)
         else:
             heapq.heapreplace(self._worst, entry)
+
+
+def _harmless(cell: str) -> str:
+    """A table program takes such cells for formulas; with an apostrophe before them it shows them."""
+    return f"'{cell}" if cell.startswith(_FORMULAS) else cell
