@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+import jiwer
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
 
@@ -34,6 +35,7 @@ _FINENESS = 4
 _LIGHT = (("#ffffff", "#1f2328", "#cf222e", "#6e7781"), ("#fdf6e3", "#586e75", "#859900", "#93a1a1"))
 _DARK = (("#1e1e1e", "#d4d4d4", "#569cd6", "#6a9955"), ("#282a36", "#f8f8f2", "#ff79c6", "#7d8bb5"))
 """Background, text, keywords, comments."""
+_STRAIGHT = dict.fromkeys((0x2018, 0x2019, ord("`")), "'") | dict.fromkeys((0x201C, 0x201D), '"')
 _TOKEN = re.compile(r"#.*|\w+|\s+|[^\w\s]+")
 
 
@@ -60,6 +62,19 @@ def rendered_images(numbers: range = range(COUNT)) -> Iterator[Rendered]:
         picture = render(text, font, size, colours, is_code)
         suffix, data = _noisy(picture, source, colours[0]) if is_noisy else ("png", _encoded(picture, "PNG"))
         yield Rendered(f"{number:03d}.{suffix}", data, text, is_code, is_noisy)
+
+
+def error_rate(expected: str, read: str) -> float:
+    """Characters that are wrong, missing or too many, to those that stand there; white space of any kind is one space.
+
+    Where a line ends and how far it is indented is not counted, and neither is how a quote is curved.
+    """
+    return float(jiwer.cer(*(" ".join(text.translate(_STRAIGHT).split()) for text in (expected, read))))
+
+
+def strict_error_rate(expected: str, read: str) -> float:
+    """With every line break, empty line and space."""
+    return float(jiwer.cer(*(text.translate(_STRAIGHT) for text in (expected, read))))
 
 
 def font_of(name: str, size: int) -> ImageFont.FreeTypeFont:

@@ -19,7 +19,7 @@ from ml_service.inference.reading import Point, Reading, ReadLine
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Place = tuple[float, float, float, float]
 """Left, top, right, bottom."""
-_ENOUGH, _LEAST_WIDTH = 1400, 720
+_ENOUGH_SIDE, _ENOUGH_PIXELS, _LEAST_WIDTH = 1400, 5_000_000, 720
 _MOST_ENLARGED = 2000
 _SURE, _FAIRLY_SURE = 0.9, 0.75
 _COLOURS = "#1a7f37", "#9a6700", "#cf222e"
@@ -36,7 +36,7 @@ _TAB = 4
 
 def draw(image: bytes, max_pixels: int, reading: Reading, continuation: str) -> bytes:
     """As PNG; blocks. Raises BadRequest or TooLarge where the image is none that could have been read."""
-    picture = open_picture(image, max_pixels, _ENOUGH)
+    picture = open_picture(image, max_pixels, _ENOUGH_SIDE, _ENOUGH_PIXELS)
     pixels = _large_enough(picture.pixels)
     scale = pixels.width / picture.width
     height = median([math.dist(line.box[0], line.box[3]) for line in reading.lines] or [0.0]) * scale

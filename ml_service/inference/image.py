@@ -22,8 +22,10 @@ from ml_service.inference.text_boxes import MAX_BOXES, text_boxes
 Array = np.ndarray[Any, Any]
 _DETECTOR = "PP-OCRv6_det_small.onnx", "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f"
 _RECOGNISER = "PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
-_ENOUGH = 2000
-"""Pixels of the shorter side: a page of A4 in 240 dpi. Long screenshots keep their size."""
+_ENOUGH_SIDE, _ENOUGH_PIXELS = 2000, 16_000_000
+"""Of the shorter side, a page of A4 in 240 dpi, and of all. Most long screenshots keep their size."""
+_MOST_THREADS = 4
+"""Networks as small as these gain nothing from more."""
 _LINE_HEIGHT = 48
 _MAX_LINE_WIDTH = 4800
 """The recogniser gives 18,710 probabilities for each 8 pixels of a line: 45 MB for this."""
@@ -39,6 +41,7 @@ def open_text_reader(threads: int, folder: Path | None = None) -> TextReader:
     Raises BundleRefused where one of them is missing or is not the one that was tested.
     """
     folder = folder or _models_folder()
+    cv2.setNumThreads(1)  # a line is too small to be shared
     return TextReader(*(_open(folder, *model, threads) for model in (_DETECTOR, _RECOGNISER)))
 
 
@@ -58,7 +61,7 @@ def _open(folder: Path, name: str, sha256: str, threads: int) -> onnxruntime.Inf
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleRefused(f"the model {name}, which reads images, is not the one that was tested: its hash differs")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads, options.log_severity_level = min(threads, _MOST_THREADS), 3
     # Each line has another width: an arena, and patterns of memory kept for each width, grow to 1.2 GB in 40 pictures.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -78,14 +81,16 @@ class TextReader:
         Raises BadRequest where it is no picture or a broken one, TooLarge where it has more than `max_pixels`,
         ModelFailure where nothing in it can be read.
         """
-        picture = open_picture(image, max_pixels, _ENOUGH)
-        pixels = np.ascontiguousarray(np.asarray(picture.pixels)[:, :, ::-1])  # the models know blue, green, red
+        picture = open_picture(image, max_pixels, _ENOUGH_SIDE, _ENOUGH_PIXELS)
+        pixels, scale = np.asarray(picture.pixels), picture.scale
+        size = picture.width, picture.height
+        del picture  # large ones are not kept twice
         boxes = text_boxes(pixels, self._detect)
-        pieces = [piece for box in boxes if (piece := self._read_line(pixels, box, picture.scale)) is not None]
+        pieces = [piece for box in boxes if (piece := self._read_line(pixels, box, scale)) is not None]
         if not pieces:
             raise ModelFailure(_nothing(len(boxes)))
         text, lines = read_in_order(pieces)
-        return Reading(text, lines, picture.width, picture.height)
+        return Reading(text, lines, *size)
 
     def _detect(self, planes: Array) -> Array:
         likely: Array = self._detector.run(None, {"x": planes})[0]
@@ -107,7 +112,7 @@ class TextReader:
 
     def _recognise(self, line: Array) -> tuple[str, float, Sequence[float]]:
         """A line's text, how sure it is, and where each character stands, 0 to 1."""
-        planes = np.ascontiguousarray(line.transpose(2, 0, 1)[None], np.float32)
+        planes = np.ascontiguousarray(line[:, :, ::-1].transpose(2, 0, 1)[None], np.float32)  # blue, green, red
         planes *= 2 / 255
         planes -= 1
         likely = self._recogniser.run(None, {"x": planes})[0][0]

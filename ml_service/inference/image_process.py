@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import BinaryIO
 
 from lib.asked_process import asked_through, tell
@@ -17,25 +19,33 @@ from ml_service.inference.image import TextReader, open_text_reader
 from ml_service.inference.reading import reading_of
 
 _NICENESS = 10
-_MAX_MEMORY_BYTES = 640 << 20
-"""Of data alone, more than any picture takes that is not too large. One that was made to swell ends here."""
+_MOST_FOR_ONE_BYTES = 330 << 20
+"""More than any image takes that is not too large; with the models it makes 500 MB. One made to swell ends here."""
 
 
 def main() -> None:
     """Answer until the server that started us has gone."""
     questions, answers = asked_through(sys.argv[1])
     os.nice(_NICENESS)  # requests that are only text stay as fast as they were
-    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     try:
         reader = open_text_reader(int(sys.argv[2]))
     except BundleRefused as error:
         tell(answers, _refusal(error))
         return
+    _limit_memory()
     tell(answers, {"ready": True})
     while (question := read_message(questions)) is not None:
         _answer(answers, reader, *question)
         del question  # else it is kept while the next one is read
         give_back_freed_pages()
+
+
+def _limit_memory() -> None:
+    """From what the models and the stacks of all threads take: the more cores, the more of those."""
+    with suppress(OSError):  # no Linux
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        limit = pages * resource.getpagesize() + _MOST_FOR_ONE_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _answer(answers: BinaryIO, reader: TextReader, wish: Header, image: bytes) -> None:

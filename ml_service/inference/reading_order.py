@@ -39,6 +39,11 @@ class _Placed(Rectangle):
         return self.piece.line.text
 
     @property
+    def margin(self) -> float:
+        """How much wider than its text a box is, on each side."""
+        return max(self.right - self.left - len(self.text) * self.piece.pitch, 0) / 2 if self.piece.pitch else 0.0
+
+    @property
     def middle(self) -> float:
         return (self.top + self.bottom) / 2
 
@@ -100,7 +105,7 @@ def _grid(placed: Sequence[_Placed]) -> float | None:
         return None
     width = median(each.piece.pitch for each in long)
     off = [abs(each.piece.pitch / width - 1) * (len(each.text) - 1) for each in long] if width else [math.inf]
-    return width if median(off) < _ON_GRID_CHARACTERS else None
+    return width if sorted(off)[len(off) * 2 // 3] < _ON_GRID_CHARACTERS else None  # a space may be lost here and there
 
 
 def _indentations(lefts: Sequence[float], width: float) -> list[int]:
@@ -122,11 +127,15 @@ def _indentations(lefts: Sequence[float], width: float) -> list[int]:
 
 def _joined(line: Sequence[_Placed], grid: float | None) -> str:
     """The pieces of a line with as many spaces between them as there is room for, one at least."""
-    text, right = line[0].text, line[0].right
+    text, before = line[0].text, line[0]
     for each in line[1:]:
-        character = grid or each.piece.pitch or each.height / 2
-        text += " " * max(1, round((each.left - right) / character)) + each.text
-        right = each.right
+        if grid is not None:
+            spaces = round((each.left - line[0].left) / grid) - len(text)
+        else:
+            gap = each.left + each.margin - (before.right - before.margin)
+            spaces = round(gap / (each.piece.pitch or each.height / 2))
+        text += " " * max(spaces, 1) + each.text
+        before = each
     return text
 
 

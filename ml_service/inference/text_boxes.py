@@ -56,17 +56,17 @@ def _spans(length: int, longest: int) -> list[tuple[int, int]]:
 def _likely_in(tile: Array, network: Callable[[Array], Array]) -> Array:
     """0 to 255 for each pixel."""
     height, width = tile.shape[:2]
-    # At least a line's height of margin: letters that touch the edge are not seen.
     below, right = -height % _STEP, -width % _STEP
     padded = cv2.copyMakeBorder(tile, 0, below, 0, right, cv2.BORDER_REPLICATE)
-    planes = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
+    planes = np.ascontiguousarray(padded[:, :, ::-1].transpose(2, 0, 1)[None], np.float32)  # blue, green, red
     planes *= 2 / 255
     planes -= 1
     return (network(planes)[0, 0, :height, :width] * 255).astype(np.uint8)
 
 
 def _boxes_in(likely: Array) -> Iterator[Array]:
-    mask = cv2.dilate((likely > _INK * 255).astype(np.uint8), np.ones((2, 2), np.uint8))
+    mask = cv2.threshold(likely, _INK * 255, 1, cv2.THRESH_BINARY)[1]
+    cv2.dilate(mask, np.ones((2, 2), np.uint8), dst=mask)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     for contour in contours[:MAX_BOXES]:
         (x, y), (width, height), angle = cv2.minAreaRect(contour)

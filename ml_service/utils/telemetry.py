@@ -119,7 +119,7 @@ class Telemetry:
         self.rejections = counter("admission_rejections", "Requests refused before they began.", ("reason",))
         self.images = counter(
             "images",
-            "Images: read, unreadable, refused, failed (the reader ended or took too long) or rejected (too many wait).",
+            "Images: read, unreadable, refused, failed (the reader died or took too long), rejected (too many wait).",
             ("result",),
         )
         self.image_read_time = histogram("image_read_seconds", "Reading an image, from its turn to its text.")
