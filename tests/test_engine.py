@@ -17,10 +17,11 @@ from ml_service.common.errors import BadRequest, ModelFailure, Overloaded
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.constraint import Grammars
-from ml_service.inference.engine import Completion, Engine, Work
+from ml_service.inference.engine import Engine
 from ml_service.inference.live import open_live_model, open_session
 from ml_service.inference.sampler import Sampler
 from ml_service.inference.session import Logits, Row, prefill
+from ml_service.inference.work import Completion, Work
 from ml_service.utils.telemetry import Telemetry
 
 REQUESTS = 24

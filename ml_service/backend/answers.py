@@ -15,9 +15,10 @@ from ml_service.backend.schemas import (
     UsageOut,
 )
 from ml_service.common.types import GenerationParameters
-from ml_service.inference.engine import Completion, Engine
+from ml_service.inference.engine import Engine
 from ml_service.inference.live import LiveModel
 from ml_service.inference.sampler import Choice, TokenLogprob
+from ml_service.inference.work import Completion
 from ml_service.utils.logs import request_id
 
 _SELDOM = ("answers", "read", "image")

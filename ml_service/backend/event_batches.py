@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from ml_service.inference.engine import Told
+from ml_service.inference.work import Told
 
 Batches = AsyncGenerator[list[Told], None]
 

@@ -17,9 +17,10 @@ from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.images import Load, Seen, look
 from ml_service.backend.schemas import ForwardOptions, Problem, ReadOut
 from ml_service.common.errors import BadRequest
-from ml_service.inference.engine import Completion, Engine, Told, Work
+from ml_service.inference.engine import Engine
 from ml_service.inference.live import LiveModel
 from ml_service.inference.sequence import Delta, Echo, Finished
+from ml_service.inference.work import Completion, Told, Work
 
 
 async def continued(

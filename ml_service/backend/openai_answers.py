@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml_service.backend.answers import current_id, total_usage
-from ml_service.inference.engine import Completion, Engine, Work
+from ml_service.inference.engine import Engine
 from ml_service.inference.live import LiveModel
 from ml_service.inference.sampler import Choice, TokenLogprob
 from ml_service.inference.sequence import Delta, Echo, Finished
+from ml_service.inference.work import Completion, Work
 
 Event = Echo | Delta | Finished
 Scored = tuple[int, Choice | None]

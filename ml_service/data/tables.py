@@ -12,8 +12,7 @@ from ml_service.data.columns import Table, among, unique_where
 
 SLOT = "default"
 BATCH_STATES = ("received", "validating", "accepted", "rejected")
-EXPERIMENT_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
-JOB_STATES = EXPERIMENT_STATES
+JOB_STATES = EXPERIMENT_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 DEPLOYMENT_STATES = ("pending", "shadow", "canary", "active", "retired", "failed")
 
 
@@ -136,10 +135,7 @@ class Evaluation(Table):
     """Scores of an artifact on data; the same question is answered once."""
 
     __tablename__ = "evaluations"
-    __table_args__ = (
-        among("state", JOB_STATES),
-        UniqueConstraint("artifact_sha256", "data_sha256", "evaluator"),
-    )
+    __table_args__ = (among("state", JOB_STATES), UniqueConstraint("artifact_sha256", "data_sha256", "evaluator"))
     id: Mapped[int] = mapped_column(primary_key=True)
     experiment_id: Mapped[int | None] = mapped_column(ForeignKey("experiments.id"), index=True)
     artifact_sha256: Mapped[str] = mapped_column(String(64))

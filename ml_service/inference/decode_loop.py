@@ -13,7 +13,7 @@ from ml_service.common.errors import Overloaded, ServiceError
 from ml_service.common.types import FinishReason
 from ml_service.inference.admission import Admission
 from ml_service.inference.caches import CacheBlock
-from ml_service.inference.pace import Frames, Pace
+from ml_service.inference.pace import Frames, Pace, scored_tokens
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.scheduler import Scheduler
 from ml_service.inference.sequence import Failed, Sequence
@@ -26,10 +26,6 @@ from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("decode_loop")
-_SCORED_LOGITS = 2**23
-"""The most of a step that are wanted of tokens of prompts: 32 MiB, which are kept."""
-_SCORED_LOGITS_BESIDE_OTHERS = 2**21
-"""The same where others wait for their next token: more would hold them up."""
 Message = tuple[Literal["submit", "cancel", "stop"], Sequence | None]
 
 
@@ -165,8 +161,7 @@ class DecodeLoop:
             return
         session, decoding = self._session, len(self._scheduler.decoding)
         left = self._pace.fair_chunk(len(reading), decoding, session.chunk, session.shares_steps)
-        scored_left = _SCORED_LOGITS_BESIDE_OTHERS if decoding else _SCORED_LOGITS
-        scored_left = max(scored_left // session.architecture.vocabulary_size, 1)
+        scored_left = scored_tokens(decoding, session.architecture.vocabulary_size)
         read: list[Sequence] = []
         for sequence in reading:
             if left <= 0:

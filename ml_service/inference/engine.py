@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Many
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 from tokenizers import Tokenizer
 
 from lib.detokenizer import Pieces
-from lib.scores import Window
 from lib.tokenizer import bytes_of_token
 from ml_service.common.errors import BadRequest
 from ml_service.common.types import GenerationParameters
@@ -23,13 +22,13 @@ from ml_service.inference.constraint import Constraint, Grammars
 from ml_service.inference.decode_loop import DecodeLoop
 from ml_service.inference.mailbox import Doorbells, Mailbox
 from ml_service.inference.prefix_cache import PrefixCache
-from ml_service.inference.prompt_scores import Echoes, Likelihoods
-from ml_service.inference.sampler import Choice, Sampler
-from ml_service.inference.sequence import Delta, Echo, Event, Failed, Finished, PromptScores, Sequence
+from ml_service.inference.sampler import Sampler
+from ml_service.inference.sequence import Delta, Event, Failed, Finished, Sequence
 from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.inference.track_record import TrackRecord
 from ml_service.inference.vocabulary import Vocabulary
+from ml_service.inference.work import Completion, Told, Work
 from ml_service.utils.telemetry import Telemetry
 
 _TOKENISE_IN_PLACE_CHARACTERS = 8_192
@@ -48,53 +47,7 @@ class EngineOptions:
     """The longest that a request may take; its own time-out can only be shorter."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is asked for: each prompt continued `n` times with the same parameters."""
-
-    prompts: Many[list[int]]
-    parameters: GenerationParameters
-    request_id: str
-    n: int = 1
-    timeout_s: float | None = None
-    """Shorter than what the engine allows anyway."""
-    echoes: bool = False
-    """Also the log-probabilities of the prompts' own tokens."""
-    window: Window | None = None
-    """The prompt, where the likelihood of its targets is asked for."""
-
-
-@dataclass
-class Completion:
-    """A whole answer."""
-
-    text: str = ""
-    choices: list[Choice] = field(default_factory=list)
-    """Of the tokens of the text; with log-probabilities where they were asked for."""
-    echo: Echo = field(default_factory=Echo)
-    finished: Finished | None = None
-
-    @property
-    def end(self) -> Finished:
-        """Why and how it ended."""
-        assert self.finished is not None, "a stream ended without its end: this is a bug"
-        return self.finished
-
-    def add(self, event: Echo | Delta | Finished) -> None:
-        """Take the next event."""
-        if isinstance(event, Echo):
-            self.echo = event
-            return
-        self.text += event.text
-        if isinstance(event, Finished):
-            self.finished = event
-        else:
-            self.choices.extend(event.choices)
-
-
 Observer = Callable[[Sequence, Finished], None]
-Told = tuple[int, Echo | Delta | Finished]
-"""Which answer, and what came of it."""
 
 
 class Engine:
@@ -288,7 +241,7 @@ class Engine:
                     max_total_tokens=self.architecture.context_length,
                     deadline=deadline,
                     constraint=await self._constraint(parameters),
-                    scores=_scores(work, index),
+                    scores=work.scores(index),
                     streams=streams,
                 )
             )
@@ -298,12 +251,6 @@ class Engine:
         if parameters.json_schema is None and parameters.regex is None:
             return None
         return await asyncio.to_thread(self._grammars.constraint, parameters)
-
-
-def _scores(work: Work, index: int) -> PromptScores | None:
-    if work.window is not None:
-        return Likelihoods(work.window)
-    return Echoes(work.prompts[index // work.n], work.parameters.logprobs or 0) if work.echoes else None
 
 
 def _put(mailbox: Mailbox[tuple[int, Event]], index: int, event: Event) -> None:

@@ -11,6 +11,10 @@ _SHARED_RATIO = 2.4
 _TURN_RATIO = 1.5
 """The same for a piece of prompt that is read in a step of its own, between two others."""
 _SHORTEST_CHUNK = 8
+_SCORED_LOGITS = 2**23
+"""The most of a step that are wanted of tokens of prompts: 32 MiB, which are kept."""
+_SCORED_LOGITS_BESIDE_OTHERS = 2**21
+"""The same where others wait for their next token: more would hold them up."""
 FRAME_S = 1 / 60
 """Of a display. Tokens that one shows in the same frame are told together, for a wake-up costs more than a token."""
 _TELLING_S = 1e-3
@@ -84,3 +88,8 @@ class Frames:
             return False
         self._told_at = now
         return True
+
+
+def scored_tokens(decoding: int, vocabulary_size: int) -> int:
+    """Of how many of a prompt's tokens a step may give the logits while so many wait for their next token."""
+    return max((_SCORED_LOGITS_BESIDE_OTHERS if decoding else _SCORED_LOGITS) // vocabulary_size, 1)

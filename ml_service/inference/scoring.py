@@ -11,8 +11,9 @@ from lib.in_order import map_in_order
 from lib.scores import Window, rolling_windows
 from ml_service.common.errors import Overloaded
 from ml_service.common.types import GenerationParameters
-from ml_service.inference.engine import Completion, Engine, Work
+from ml_service.inference.engine import Engine
 from ml_service.inference.sequence import Likelihood
+from ml_service.inference.work import Completion, Work
 
 Item = TypeVar("Item")
 _ONLY_READS = GenerationParameters(max_new_tokens=0)

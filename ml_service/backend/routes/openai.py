@@ -18,8 +18,9 @@ from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
 from ml_service.backend.openai_schemas import ChatRequest, CompletionRequest, OpenAIRequest
-from ml_service.inference.engine import Completion, Engine, Told, Work
+from ml_service.inference.engine import Engine
 from ml_service.inference.live import LiveModel
+from ml_service.inference.work import Completion, Told, Work
 
 CHAT_PATH = "/v1/chat/completions"
 router = APIRouter(prefix="/v1", tags=["openai"])
