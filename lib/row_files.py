@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_ROW_BYTES = 128 << 10
-"""Of a row: what is read at a time has a bound. A cell of a table cannot be longer either (`csv.field_size_limit`)."""
+"""Of a row, where nothing else is said: what is read at a time has a bound.
+
+A cell of a table cannot be longer either (`csv.field_size_limit`, of the whole process).
+"""
 MAX_COLUMNS = 1_000
 _OTHER_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
@@ -31,17 +34,17 @@ class BrokenRow:
     reason: str
 
 
-def text_lines(path: Path) -> Iterator[str | BrokenRow]:
+def text_lines(path: Path, most_bytes: int = MAX_ROW_BYTES) -> Iterator[str | BrokenRow]:
     """Every line, an empty one too, without its end. Raises BrokenFile at the first one."""
     with path.open("rb") as file:
         _check_beginning(file)
-        for line in _lines(file):
+        for line in _lines(file, most_bytes):
             yield line if isinstance(line, BrokenRow) else _decoded(line)
 
 
-def json_lines(path: Path) -> Iterator[Any]:
+def json_lines(path: Path, most_bytes: int = MAX_ROW_BYTES) -> Iterator[Any]:
     """The values of the lines, BrokenRow among them; empty lines are left out. Raises BrokenFile at the first one."""
-    for line in text_lines(path):
+    for line in text_lines(path, most_bytes):
         if isinstance(line, BrokenRow):
             yield line
         elif line.strip():
@@ -51,14 +54,16 @@ def json_lines(path: Path) -> Iterator[Any]:
                 yield BrokenRow(f"not JSON: {str(error)[:120]}")
 
 
-def table_rows(path: Path, check: Callable[[list[str]], None]) -> Iterator[dict[str, str] | BrokenRow]:
+def table_rows(
+    path: Path, check: Callable[[list[str]], None], most_bytes: int = MAX_ROW_BYTES
+) -> Iterator[dict[str, str] | BrokenRow]:
     """The rows of a table by their columns, of which `check` is told before; cells that are empty are left out.
 
     Raises BrokenFile at the first row, and what `check` raises.
     """
     with path.open("rb") as file:
         _check_beginning(file)
-        lines = _RecordLines(file)
+        lines = _RecordLines(file, most_bytes)
         records = csv.reader(lines)
         try:
             columns = next(records, [])
@@ -79,12 +84,13 @@ def table_rows(path: Path, check: Callable[[list[str]], None]) -> Iterator[dict[
 class _RecordLines:
     """Decoded lines of a table; a record whose lines are too long together ends where that is seen."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._lines, self._left = _lines(file, keeps_ends=True), MAX_ROW_BYTES
+    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
+        self._lines, self._most = _lines(file, most_bytes, keeps_ends=True), most_bytes
+        self._left = most_bytes
 
     def begin_record(self) -> None:
         """A record begins with the next line."""
-        self._left = MAX_ROW_BYTES
+        self._left = self._most
 
     def __iter__(self) -> _RecordLines:
         """The csv module asks for it."""
@@ -97,7 +103,7 @@ class _RecordLines:
             raise ValueError(line.reason)
         self._left -= len(line)
         if self._left < 0:
-            raise ValueError(_TOO_LONG)
+            raise ValueError(_too_long(self._most))
         text = _decoded(line)
         if isinstance(text, BrokenRow):
             raise ValueError(text.reason)
@@ -118,20 +124,17 @@ def _by_column(columns: list[str], cells: list[str]) -> dict[str, str] | BrokenR
     return {column: cell for column, cell in zip(columns, cells, strict=False) if cell}
 
 
-_TOO_LONG = f"longer than {MAX_ROW_BYTES:,} bytes"
-
-
-def _lines(file: BinaryIO, *, keeps_ends: bool = False) -> Iterator[bytes | BrokenRow]:
+def _lines(file: BinaryIO, most_bytes: int, *, keeps_ends: bool = False) -> Iterator[bytes | BrokenRow]:
     """Lines as they are in the file; of one that is too long nothing is kept."""
-    while line := file.readline(MAX_ROW_BYTES + 2):  # two more for its end
+    while line := file.readline(most_bytes + 2):  # two more for its end
         content = line.removesuffix(b"\n").removesuffix(b"\r")
-        if len(content) <= MAX_ROW_BYTES:
+        if len(content) <= most_bytes:
             yield line if keeps_ends else content
             continue
         rest = line
         while rest and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_ROW_BYTES)
-        yield BrokenRow(_TOO_LONG)
+            rest = file.readline(most_bytes)
+        yield BrokenRow(_too_long(most_bytes))
 
 
 def _decoded(line: bytes) -> str | BrokenRow:
@@ -156,6 +159,10 @@ def _check_beginning(file: BinaryIO) -> None:
     except UnicodeDecodeError as error:
         raise BrokenFile(f"the file is not UTF-8: {error.reason} at byte {error.start}") from error
     file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
+
+
+def _too_long(most_bytes: int) -> str:
+    return f"longer than {most_bytes:,} bytes"
 
 
 def _shortened(name: str) -> str:

@@ -116,6 +116,16 @@ def test_a_bad_row_fails_alone_and_is_told(judge: Judge, tmp_path: Path) -> None
     assert [each.row for each in report.errors] == [2, 3, 4, 5, 6]
 
 
+def test_a_document_is_a_row_as_long_as_it_is(judge: Judge, tmp_path: Path) -> None:
+    document = "value = total(count)\n" * 10_000
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(document)}\n")
+    with (tmp_path / "b.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], [document]])
+    reports = [judge(name) for name in ("a.jsonl", "b.csv")]
+    assert reports[0].metrics == reports[1].metrics
+    assert reports[0].tokens > 10 * 64
+
+
 def test_prompts_are_continued_and_held_against_their_targets(judge: Judge, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt,target\n"def value_total(","count"\n"if name is ","None"\n')
     report, rows = judge("a.csv", max_new_tokens=4, stop=["\n"]), table_in(tmp_path)

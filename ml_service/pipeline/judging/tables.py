@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -17,6 +18,7 @@ from ml_service.common.errors import BadRequest, TooLarge
 TABLE_KINDS = (".csv", ".jsonl", ".parquet")
 KINDS = (*TABLE_KINDS, ".zip")
 MAX_IMAGE_BYTES = 64 << 20
+MAX_ROW_BYTES = 4 << 20
 _LOOKED_AT = 50
 """Rows of JSON whose fields are taken for the table's columns."""
 Cells = Mapping[str, str]
@@ -120,6 +122,7 @@ def _open_table(path: Path) -> Table:
 
 class _Csv:
     def __init__(self, path: Path) -> None:
+        csv.field_size_limit(MAX_ROW_BYTES)
         self._path = path
         self.columns: list[str] = []
         with suppress(_Seen):
@@ -130,7 +133,7 @@ class _Csv:
         raise _Seen
 
     def rows(self) -> Iterator[Row]:
-        for number, row in enumerate(table_rows(self._path, lambda columns: None), 1):
+        for number, row in enumerate(table_rows(self._path, lambda columns: None, MAX_ROW_BYTES), 1):
             yield _broken(number, row.reason) if isinstance(row, BrokenRow) else Row(number, row)
 
 
@@ -141,7 +144,7 @@ class _JsonLines:
         self.columns: list[str] = list(dict.fromkeys(name for row in first for name in row.cells))
 
     def rows(self) -> Iterator[Row]:
-        for number, value in enumerate(json_lines(self._path), 1):
+        for number, value in enumerate(json_lines(self._path, MAX_ROW_BYTES), 1):
             if isinstance(value, BrokenRow):
                 yield _broken(number, value.reason)
             elif isinstance(value, str):
