@@ -30,10 +30,16 @@ class AskedProcess:
         """`python -m module SOCKET arguments`, which takes the other end with `asked_through`."""
         ours, theirs = socket.socketpair()
         try:
-            # Standard input is the life line of `end_with_parent`. A process group of its own for Ctrl-C.
+            # Standard input is the life line of `end_with_parent`. A process group of its own for Ctrl-C: uvloop knows
+            # no `process_group`.
             command = (sys.executable, "-m", module, str(theirs.fileno()), *arguments)
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=DEVNULL, pass_fds=[theirs.fileno()], env=dict(environment), process_group=0
+                *command,
+                stdin=PIPE,
+                stdout=DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=dict(environment),
+                preexec_fn=os.setpgrp,
             )
         except BaseException:
             ours.close()

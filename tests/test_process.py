@@ -179,3 +179,15 @@ def test_listening_beyond_this_machine_wants_a_key(bundle: Path, tmp_path: Path)
     refused = start(tmp_path, bundle, "--host", "0.0.0.0")
     assert refused.returncode == 1
     assert "ML_SERVICE_API_KEY" in refused.stderr
+
+
+def test_a_picture_is_read_beside_the_real_event_loop() -> None:
+    server = Server(None, slots="2", threads="1")
+    picture = (PROJECT / "data" / "samples" / "code.png").read_bytes()
+    answer = server.client.post("/forward", files={"image": ("code.png", picture)}, data={"max_new_tokens": "4"})
+    images = server.metric("ml_service_images_total")
+    code, errors = server.stop()
+    assert answer.status_code == 200, errors
+    assert "def " in answer.json()["read"]["text"]
+    assert images == 1
+    assert code == 0
