@@ -64,6 +64,7 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.http_overhead $(MEASURED)
 	$(BIN)/python -m benchmarks.fairness $(MEASURED)
 	$(BIN)/python -m benchmarks.lookup $(MEASURED)
+	$(BIN)/python -m benchmarks.scoring $(MEASURED)
 	$(BIN)/python -m benchmarks.batch_memory $(MEASURED)
 	$(BIN)/python -m benchmarks.broken_input $(MEASURED)
 	$(BIN)/python -m benchmarks.soak $(MEASURED)

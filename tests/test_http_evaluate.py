@@ -18,6 +18,7 @@ from ml_service.backend.app import create_app
 from ml_service.backend.routes import evaluate
 from ml_service.common.settings import Settings
 from ml_service.data.experiments import Experiments
+from ml_service.pipeline import evaluating
 from ml_service.pipeline.worker import Worker
 
 TEXTS = ["def value_total(count):\n    return count\n", "if name is None:\n", "naïve 🙂"]
@@ -189,3 +190,18 @@ def test_wrong_bodies_are_refused(world: World) -> None:
     assert "texts" in world.evaluate(400, json={"texts": []})["detail"]
     assert "Prefer" in world.evaluate(400, json={"texts": ["x"]}, headers={"Prefer": "wait=soon"})["detail"]
     assert evaluate.UPLOAD_PATH in world.client.get("/openapi.json").json()["paths"]
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000)); "
+    code = f"{limited}from ml_service.pipeline.judging import process; process.main()"
+    run = evaluating.run_watched
+
+    def with_little_room(command: list[str], *rest: Any) -> None:
+        run([command[0], "-c", code, *command[3:]], *rest)
+
+    monkeypatch.setattr(evaluating, "run_watched", with_little_room)
+    table = "text\n" + "".join(f"value {number}\n" for number in range(300))
+    refused = world.evaluate(507, files={"file": ("dev.csv", table.encode())})
+    assert "the disk has too little room" in refused["detail"]
+    assert not world.left_behind()

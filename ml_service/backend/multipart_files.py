@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lib.file_names import plain_name
+from lib.files import NO_ROOM
 from ml_service.common.errors import BadRequest, InsufficientStorage, TooLarge
 from ml_service.data.staging import ReceivedFile
 
@@ -24,7 +24,6 @@ _MAX_FIELDS_BYTES = 1 << 20
 """Of all text fields together, or of one where that may be longer: they stay in memory."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,15}")
 _EXTENDED_NAME = re.compile(r"filename\*=utf-8''([^;]+)", re.IGNORECASE)
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class MultipartFiles:
@@ -61,7 +60,7 @@ class MultipartFiles:
             except FormParserError as error:
                 raise BadRequest(f"the multipart body cannot be read: {error}") from error
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                if error.errno in NO_ROOM:
                     raise InsufficientStorage("the disk has too little room for this upload") from error
                 raise
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from lib.files import flush_to_disk, is_disk_error
+from lib.files import NO_ROOM, flush_to_disk, is_disk_error
 from lib.merkle import merkle_root
 from lib.text_data import Document, Rejected
 from ml_service.common.errors import BadRequest, InsufficientStorage, ServiceError, TooLarge
@@ -38,7 +38,7 @@ _BLOCK_RECORDS = 2048
 _BLOCK_BYTES = 4 << 20
 _ROWS_NAMED = 100
 _FIELDS_NAMED = 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+_FULL = NO_ROOM | {errno.EIO}
 
 Progress = Callable[[int], None]
 """Told how many records were read by now."""

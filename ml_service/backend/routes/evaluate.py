@@ -87,11 +87,12 @@ async def evaluations(
     experiment_id: Annotated[int | None, Query(ge=1, lt=2**63, description="Only those of this experiment.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell of.")] = 100,
 ) -> EvaluationList:
-    """What was asked, newest first."""
+    """What was asked, newest first; each without its report."""
 
     def found() -> list[dict[str, Any]]:
         evaluator = Evaluator(database, settings)
-        return [_told(evaluator, each) for each in Evaluations(database).latest(experiment_id, limit)]
+        told = (_told(evaluator, each) for each in Evaluations(database).latest(experiment_id, limit))
+        return [each | {"report": None} for each in told]
 
     return EvaluationList.model_validate({"evaluations": await asyncio.to_thread(found)})
 

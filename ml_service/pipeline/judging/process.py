@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from lib.files import write_json
+from lib.files import NO_ROOM, write_json
 from lib.processes import end_with_parent
-from ml_service.common.errors import ServiceError
+from ml_service.common.errors import InsufficientStorage, ServiceError
 from ml_service.data.batch_report import StoredError
 from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, Question
 from ml_service.pipeline.judging.stage import judge
@@ -28,6 +28,11 @@ def main() -> None:
         report = judge(folder, question, _Teller(folder)).model_dump(mode="json")
     except ServiceError as error:
         report = {"error": StoredError.of(error).model_dump()}
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        full = InsufficientStorage("the disk has too little room for the table of rows")
+        report = {"error": StoredError.of(full).model_dump()}
     write_json(folder / REPORT_FILE, report)
 
 
