@@ -9,14 +9,17 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
 
-from lib.frames import Header, pack, receive
+from lib.frames import Header, pack, read_message, receive
 from lib.processes import end_with_parent
 
 
 class Gone(Exception):
-    """The process has ended, of itself or because it took too long, and gave no answer."""
+    """The process has ended and gave no answer."""
+
+
+class NeverAsked(Gone):
+    """It had ended before it took the question: another one may be asked the same."""
 
 
 class AskedProcess:
@@ -27,7 +30,7 @@ class AskedProcess:
 
     @classmethod
     async def start(cls, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> AskedProcess:
-        """`python -m module SOCKET arguments`, which takes the other end with `asked_through`."""
+        """`python -m module SOCKET arguments`, which takes the other end as `Questions`."""
         ours, theirs = socket.socketpair()
         try:
             # Standard input is the life line of `end_with_parent`. A process group of its own for Ctrl-C: uvloop knows
@@ -60,16 +63,17 @@ class AskedProcess:
         return self._process.returncode is None and not self._reader.at_eof()
 
     async def ask(self, header: Header, body: bytes = b"") -> tuple[Header, bytes]:
-        """Its answer. Raises Gone where it ends before it has given one."""
+        """Its answer. Raises Gone where it ends before that, NeverAsked where it ends before it has the question."""
         try:
             self._writer.write(pack(header, body))
             await self._writer.drain()
-        except ConnectionError as error:
-            raise Gone(f"it ended with {await self.end()}") from error
+            await receive(self._reader)  # that it has taken it
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise NeverAsked(f"it ended with {await self.end()}") from error
         return await self.listen()
 
     async def listen(self) -> tuple[Header, bytes]:
-        """What it says unasked. Raises Gone."""
+        """What it says next. Raises Gone."""
         try:
             return await receive(self._reader)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -83,18 +87,26 @@ class AskedProcess:
         return await self._process.wait()
 
 
-def asked_through(descriptor: str) -> tuple[BinaryIO, BinaryIO]:
-    """In the process that is asked: what is asked, and where to answer. It ends when the one who asks does."""
-    end_with_parent()
-    with socket.socket(fileno=int(descriptor)) as link:
-        link.setblocking(True)
-        return link.makefile("rb"), link.makefile("wb")
+class Questions:
+    """The side that is asked; it ends when the one who asks does."""
 
+    def __init__(self, descriptor: str) -> None:
+        end_with_parent()
+        with socket.socket(fileno=int(descriptor)) as link:
+            link.setblocking(True)
+            self._questions, self._answers = link.makefile("rb"), link.makefile("wb")
 
-def tell(answers: BinaryIO, header: Header, body: bytes = b"") -> None:
-    """Send an answer whole; end where nobody listens any more."""
-    try:
-        answers.write(pack(header, body))
-        answers.flush()
-    except OSError:
-        os._exit(1)
+    def next(self) -> tuple[Header, bytes] | None:
+        """The next question, waited for; None where nobody asks any more."""
+        question = read_message(self._questions)
+        if question is not None:
+            self.answer({"taken": True})
+        return question
+
+    def answer(self, header: Header, body: bytes = b"") -> None:
+        """Send it whole; end where nobody listens."""
+        try:
+            self._answers.write(pack(header, body))
+            self._answers.flush()
+        except OSError:
+            os._exit(1)

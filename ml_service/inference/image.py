@@ -32,7 +32,9 @@ _MAX_LINE_WIDTH = 4800
 _MIN_LINE_WIDTH = 16
 _UPRIGHT_LETTER, _TURNED_LINE = 1.5, 3.0
 """Height to width: up to the first it is read as it stands, from the second on its side, between them both ways."""
-_MIN_CONFIDENCE = 0.5
+_MIN_CONFIDENCE = 0.7
+_LONGEST_GAP = 1.8
+"""Of a line's height: where characters of one box are further apart, something between them was not read."""
 
 
 def open_text_reader(threads: int, folder: Path | None = None) -> TextReader:
@@ -103,6 +105,7 @@ class TextReader:
         if height >= _UPRIGHT_LETTER * width:
             ways.append(_cut_out(pixels, np.roll(box, -1, axis=0)))
         text, confidence, places = max((self._recognise(way) for way in ways), key=lambda read: read[1])
+        confidence *= _share_read(text, places, max(width, height) / min(width, height))
         if confidence < _MIN_CONFIDENCE or not text.strip():
             return None
         pitch = (places[-1] - places[0]) / (len(places) - 1) * max(width, height) / scale if len(places) > 1 else 0.0
@@ -123,6 +126,14 @@ class TextReader:
             return "", 0.0, ()
         text = "".join(self._characters[best[at]] for at in places)
         return text, float(likely[places, best[places]].mean()), [(at + 0.5) / len(best) for at in places]
+
+
+def _share_read(text: str, places: Sequence[float], length: float) -> float:
+    """Of a line so many times as long as it is high: of letters that are not known nothing is read but the gap."""
+    read = [place for place, character in zip(places, text, strict=True) if not character.isspace()]
+    gaps = (after - before for before, after in pairwise((0.0, *read, 1.0)))
+    unread = sum(gap for gap in gaps if gap * length > _LONGEST_GAP)
+    return 1 - unread
 
 
 def _sides(box: Array) -> tuple[float, float]:

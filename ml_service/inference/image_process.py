@@ -8,10 +8,9 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
 
-from lib.asked_process import asked_through, tell
-from lib.frames import Header, read_message
+from lib.asked_process import Questions
+from lib.frames import Header
 from lib.memory import give_back_freed_pages
 from ml_service.common.errors import BundleRefused, ModelFailure, ServiceError
 from ml_service.inference.drawing import draw
@@ -25,17 +24,17 @@ _MOST_FOR_ONE_BYTES = 330 << 20
 
 def main() -> None:
     """Answer until the server that started us has gone."""
-    questions, answers = asked_through(sys.argv[1])
+    questions = Questions(sys.argv[1])
     os.nice(_NICENESS)  # requests that are only text stay as fast as they were
     try:
         reader = open_text_reader(int(sys.argv[2]))
     except BundleRefused as error:
-        tell(answers, _refusal(error))
+        questions.answer(_refusal(error))
         return
     _limit_memory()
-    tell(answers, {"ready": True})
-    while (question := read_message(questions)) is not None:
-        _answer(answers, reader, *question)
+    questions.answer({"ready": True})
+    while (question := questions.next()) is not None:
+        _answer(questions, reader, *question)
         del question  # else it is kept while the next one is read
         give_back_freed_pages()
 
@@ -48,18 +47,18 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _answer(answers: BinaryIO, reader: TextReader, wish: Header, image: bytes) -> None:
+def _answer(questions: Questions, reader: TextReader, wish: Header, image: bytes) -> None:
     """Bugs are not caught: they end the process, and the server starts another."""
     try:
         if wish["verb"] == "draw":
             picture = draw(image, wish["max_pixels"], reading_of(wish["reading"]), wish["continuation"])
-            tell(answers, {}, picture)
+            questions.answer({}, picture)
         else:
-            tell(answers, {"reading": asdict(reader.read(image, wish["max_pixels"]))})
+            questions.answer({"reading": asdict(reader.read(image, wish["max_pixels"]))})
     except ServiceError as error:
-        tell(answers, _refusal(error))
+        questions.answer(_refusal(error))
     except MemoryError:
-        tell(answers, _refusal(ModelFailure("the image takes more memory than there is for one")))
+        questions.answer(_refusal(ModelFailure("the image takes more memory than there is for one")))
 
 
 def _refusal(error: ServiceError) -> Header:

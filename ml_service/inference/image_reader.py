@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from lib.asked_process import AskedProcess, Gone
+from lib.asked_process import AskedProcess, Gone, NeverAsked
 from lib.frames import Header
 from ml_service.common.errors import BadRequest, ModelFailure, Overloaded, ServiceError, TooLarge, Unavailable
 from ml_service.common.settings import Settings
@@ -112,7 +112,10 @@ class ImageReader:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.image_timeout_s):
-                header, body = await process.ask(wish, image)
+                try:
+                    header, body = await process.ask(wish, image)
+                except NeverAsked:  # it died while it had nothing to do
+                    header, body = await (await self._living()).ask(wish, image)
         except TimeoutError as error:
             await self._end()
             raise _Failed(f"the image takes longer than {self._settings.image_timeout_s:g} s") from error

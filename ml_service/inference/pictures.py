@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageStat, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ml_service.common.errors import BadRequest, TooLarge
 
@@ -33,7 +33,8 @@ _UPRIGHT = {
 }  # fmt: skip
 """What undoes each of EXIF's orientations (5 to 8 lie on their side)."""
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_BRIGHT = 128
+_END = 96
+"""Shades that are dark, and as many that are bright."""
 _STRIP_PIXELS = 1_000_000
 
 
@@ -90,11 +91,11 @@ def _at_most(max_pixels: int) -> Iterator[None]:
 
 
 def _unpacked(picture: Image.Image, scale: float) -> Picture:
-    orientation = _orientation_of(picture)
     width, height = picture.size
     smaller = max(round(width * scale), 1), max(round(height * scale), 1)
     picture.draft(None, smaller)  # a JPEG need not be unpacked whole
     picture.load()
+    orientation = _orientation_of(picture)  # Pillow has turned a TIFF by now
     plain = _in_8_bit(picture) if picture.mode in _DEEP_MODES else picture
     pixels = _in_colours(_reduced(plain, smaller))
     if pixels.size != smaller:
@@ -136,11 +137,13 @@ def _orientation_of(picture: Image.Image) -> int:
 
 def _in_colours(picture: Image.Image) -> Image.Image:
     """In RGB or RGBA."""
-    if picture.mode in ("RGB", "RGBA") and "transparency" not in picture.info:
+    if picture.mode in ("RGB", "RGBA"):
         return picture
     if picture.mode == "LAB":
         return picture.getchannel("L").convert("RGB")
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    # A single colour or grey that stands for nothing is itself the ground that the letters' edges were mixed with.
+    is_transparent = picture.mode not in ("L", "1") and picture.has_transparency_data
+    return picture.convert("RGBA" if is_transparent else "RGB")
 
 
 def _in_8_bit(picture: Image.Image) -> Image.Image:
@@ -161,13 +164,13 @@ def _numbers(strip: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def _on_background(pixels: Image.Image) -> Image.Image:
-    """Without transparency, on white where what can be seen is dark, else on black."""
+    """Without transparency, on white where most of what can be seen is dark, else on black."""
     if pixels.mode != "RGBA":
         return pixels
     alpha = pixels.getchannel("A")
-    visible = alpha.point([0] * _BRIGHT + [255] * (256 - _BRIGHT))
-    seen = ImageStat.Stat(pixels.convert("L"), visible)
-    is_bright = seen.count[0] > 0 and seen.mean[0] >= _BRIGHT
+    # Of edges there are all shades, of the letters themselves one.
+    shades = pixels.convert("L").histogram(alpha.point([0] * 128 + [255] * 128))
+    is_bright = sum(shades[-_END:]) > sum(shades[:_END])
     ground = Image.new("RGB", pixels.size, "black" if is_bright else "white")
     ground.paste(pixels, mask=alpha)
     return ground

@@ -12,7 +12,7 @@ from ml_service.inference.columns import Rectangle, in_columns, in_lines
 from ml_service.inference.reading import ReadLine
 
 _ON_GRID_CHARACTERS = 0.7
-_GRID_LENGTH = 8
+_GRID_LENGTH, _SOME_LINES = 8, 5
 _SAME_INDENTATION = 0.45
 """Of a character: how far from another a line may begin and still be indented as that one."""
 _EMPTY_LINE = 0.55
@@ -104,8 +104,10 @@ def _grid(placed: Sequence[_Placed]) -> float | None:
     if len(long) < 2:
         return None
     width = median(each.piece.pitch for each in long)
-    off = [abs(each.piece.pitch / width - 1) * (len(each.text) - 1) for each in long] if width else [math.inf]
-    return width if sorted(off)[len(off) * 2 // 3] < _ON_GRID_CHARACTERS else None  # a space may be lost here and there
+    off = sorted(abs(each.piece.pitch / width - 1) * (len(each.text) - 1) for each in long) if width else [math.inf]
+    # In some lines a space is lost; of few lines more must agree.
+    most = off[len(off) // 2] if len(off) >= _SOME_LINES else off[len(off) * 2 // 3]
+    return width if most < _ON_GRID_CHARACTERS else None
 
 
 def _indentations(lefts: Sequence[float], width: float) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import nlargest
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ _MIN_SCORE = 0.5
 _MIN_SIDE = 3
 _GROWTH = 1.6
 """The map has the inner part of a line; area / circumference times this is what the line is wider, on each side."""
-MAX_BOXES = 2000
+MAX_BOXES = 1000
 
 
 def text_boxes(picture: Array, network: Callable[[Array], Array]) -> list[Array]:
@@ -32,7 +33,8 @@ def text_boxes(picture: Array, network: Callable[[Array], Array]) -> list[Array]
     for top, bottom, left, right in tiles(*picture.shape[:2]):
         tile = _likely_in(picture[top:bottom, left:right], network)
         np.maximum(likely[top:bottom, left:right], tile, out=likely[top:bottom, left:right])
-    return list(_boxes_in(likely))
+    surest = nlargest(MAX_BOXES, _boxes_in(likely), key=lambda found: found[0])
+    return [box for _, box in surest]
 
 
 def tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
@@ -61,20 +63,24 @@ def _likely_in(tile: Array, network: Callable[[Array], Array]) -> Array:
     planes = np.ascontiguousarray(padded[:, :, ::-1].transpose(2, 0, 1)[None], np.float32)  # blue, green, red
     planes *= 2 / 255
     planes -= 1
-    return (network(planes)[0, 0, :height, :width] * 255).astype(np.uint8)
+    likely = (network(planes)[0, 0, :height, :width] * 255).astype(np.uint8)
+    # Of an even ground the network says that all of it may be text, a little.
+    return likely if likely.max() >= _MIN_SCORE * 255 else np.zeros_like(likely)
 
 
-def _boxes_in(likely: Array) -> Iterator[Array]:
+def _boxes_in(likely: Array) -> Iterator[tuple[float, Array]]:
+    """How sure the network is of each, and its corners."""
     mask = cv2.threshold(likely, _INK * 255, 1, cv2.THRESH_BINARY)[1]
     cv2.dilate(mask, np.ones((2, 2), np.uint8), dst=mask)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    for contour in contours[:MAX_BOXES]:
+    for contour in contours:
         (x, y), (width, height), angle = cv2.minAreaRect(contour)
-        if min(width, height) < _MIN_SIDE or _mean_within(likely, contour) < _MIN_SCORE * 255:
+        if min(width, height) < _MIN_SIDE:
             continue
-        growth = _GROWTH * width * height / (width + height)  # on both sides together
-        corners = cv2.boxPoints(((x, y), (width + growth, height + growth), angle))
-        yield _clockwise(corners)
+        score = _mean_within(likely, contour) / 255
+        if score >= _MIN_SCORE:
+            growth = _GROWTH * width * height / (width + height)  # on both sides together
+            yield score, _clockwise(cv2.boxPoints(((x, y), (width + growth, height + growth), angle)))
 
 
 def _mean_within(likely: Array, contour: Array) -> float:
