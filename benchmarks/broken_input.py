@@ -8,10 +8,13 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.server import RunningServer, running_server
 from tests.archives import archive_of
@@ -50,6 +53,28 @@ def answers(client: httpx.Client) -> Iterator[tuple[str, httpx.Response]]:
         yield f"{name}, a row", client.post("/forward_batch", files={"file": ("a.zip", archive)}, data=form)
     for name, content in FILES.items():
         yield name, client.post("/forward_batch", files={"file": (name, content)}, data=form)
+    for name, content in (FILES | dict(_tables())).items():
+        if name == "schemas.jsonl":
+            continue  # each of its rows has a text
+        yield f"{name}, judged", client.post("/evaluate", files={"file": (name, content)})
+
+
+def _tables() -> Iterator[tuple[str, bytes]]:
+    """What only `/evaluate` takes."""
+    swollen = pa.table({"text": pa.array(["x" * 50_000_000] * 100).dictionary_encode()})
+    wide = pa.table({f"column{number}": ["x"] for number in range(20_000)})
+    for name, table in (("swollen.parquet", swollen), ("wide.parquet", wide)):
+        with BytesIO() as file:
+            pq.write_table(table, file, compression="zstd")
+            whole = file.getvalue()
+        yield name, whole
+        yield f"cut_{name}", whole[: len(whole) // 2] + b"PAR1"
+    many = {f"{number}.csv": b"text\nx\n" for number in range(3)}
+    yield "tables.zip", archive_of(many)
+    yield "bomb_table.zip", archive_of({"a.csv": b"text\n" + b"a\n" * 100_000_000})
+    pictures = {f"{number}.png": content for number, content in enumerate(BROKEN.values())}
+    rows = "".join(f"{name},x\n" for name in (*pictures, "../../etc/passwd", "missing.png"))
+    yield "pictures.zip", archive_of({"labels.csv": f"image,target\n{rows}".encode(), **pictures})
 
 
 def highest_mib(server: RunningServer, is_over: threading.Event, found: dict[str, float]) -> None:
@@ -68,15 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
     bundle = parser.parse_args().bundle.resolve()
+    settings = {"evaluate_at_once_bytes": str(1 << 30)}
     statuses: Counter[str] = Counter()
     found, is_over = {"server": 0.0, "children": 0.0}, threading.Event()
-    with tempfile.TemporaryDirectory() as store, running_server(bundle, store=Path(store)) as server:
+    with tempfile.TemporaryDirectory() as store, running_server(bundle, store=Path(store), **settings) as server:
         server.post_first({"text": "def", "max_new_tokens": 1})
         before = server.resident_mib()
         watcher = threading.Thread(target=highest_mib, args=(server, is_over, found))
         watcher.start()
         for name, answer in answers(server.client):
-            is_row = answer.status_code == 200 and '"error"' in answer.text
+            is_row = answer.status_code == 200 and '"error":"' in answer.text
             statuses[f"{answer.status_code}{' with errors of rows' if is_row else ''}"] += 1
             if (
                 answer.status_code >= 500
@@ -87,8 +113,10 @@ def main() -> None:
         is_over.set()
         watcher.join()
         left = [path for path in (Path(store) / "datasets").rglob("*") if path.is_file()]
+        left += Path(store).glob("evaluations/*/data.*")
     print(f"answers: {', '.join(f'{count} of {status}' for status, count in sorted(statuses.items()))}")
-    print(f"MiB: server {before:.0f} before, {found['server']:.0f} at most; the reader {found['children']:.0f} at most")
+    most = f"{found['server']:.0f} at most; any other process {found['children']:.0f} at most"
+    print(f"MiB: server {before:.0f} before, {most}")
     print(f"files left: {len(left)}")
 
 

@@ -7,6 +7,9 @@ import ctypes
 import ctypes.util
 import mmap
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +22,35 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 1 << 30
 
 
+@contextmanager
+def at_most_more(more_bytes: int) -> Iterator[None]:
+    """Inside of the block MemoryError is raised where this process takes so much more than it has; on Linux."""
+    before = _data_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if before is None:
+        yield
+        return
+    within = [limit for limit in (before + more_bytes, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(within), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def free_bytes() -> int:
     """What this process may still take: of the machine, or of its control group where that has less left."""
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     amounts = [_meminfo_available() or pages, _control_group_left()]
     return min(amount for amount in amounts if amount is not None)
+
+
+def _data_bytes() -> int | None:
+    """What counts for RLIMIT_DATA."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+    except OSError:
+        return None
 
 
 def _meminfo_available() -> int | None:

@@ -33,5 +33,7 @@ class ParquetRows:
         try:
             for batch in self._file.iter_batches(columns=list(columns), batch_size=_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
+        except MemoryError:  # pyarrow's own is both
+            raise
         except pyarrow.ArrowException as error:
             raise ValueError(str(error)) from error

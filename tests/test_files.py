@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib.files import sha256_of_file, staged, staged_directory, write_json
-from lib.memory import give_back_freed_pages, keep_freed_pages
+from lib.memory import at_most_more, give_back_freed_pages, keep_freed_pages
 from lib.provenance import current_commit
 
 
@@ -61,3 +61,9 @@ def test_a_changed_tree_is_recorded_as_such(tmp_path: Path) -> None:
 def test_the_allocator_is_asked_and_nothing_breaks() -> None:
     assert isinstance(keep_freed_pages(), bool)
     assert isinstance(give_back_freed_pages(), bool)
+
+
+def test_who_takes_more_memory_than_allowed_is_told() -> None:
+    with pytest.raises(MemoryError), at_most_more(50 << 20):
+        bytearray(500 << 20)
+    assert len(bytearray(100 << 20)) == 100 << 20

@@ -117,7 +117,7 @@ def test_a_bad_row_fails_alone_and_is_told(judge: Judge, tmp_path: Path) -> None
 
 
 def test_a_document_is_a_row_as_long_as_it_is(judge: Judge, tmp_path: Path) -> None:
-    document = "value = total(count)\n" * 10_000
+    document = "value = total(count)\n" * 20_000
     (tmp_path / "a.jsonl").write_text(f"{json.dumps(document)}\n")
     with (tmp_path / "b.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["text"], [document]])
@@ -217,3 +217,12 @@ def test_archives_that_mean_harm_are_refused(judge: Judge, tmp_path: Path) -> No
         archive.writestr("b.csv", "text\nx\n")
     with pytest.raises(BadRequest, match=r"one table .* found: a\.csv, b\.csv"):
         judge("two.zip")
+
+
+def test_a_table_that_swells_is_refused_before_it_fills_the_memory(judge: Judge, tmp_path: Path) -> None:
+    texts = pyarrow.array(["x" * 20_000_000] * 64).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(TooLarge, match="more memory than there is"):
+        judge("a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"text": "the next one is judged as ever"}\n')
+    assert judge("b.jsonl").count == 1

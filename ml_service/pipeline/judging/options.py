@@ -56,6 +56,11 @@ class Columns(BaseModel):
     label: str | None = None
 
     @property
+    def names(self) -> list[str]:
+        """Of all of them."""
+        return list(dict.fromkeys(self.model_dump(exclude_none=True).values()))
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """All that can be said of them."""
         if self.image is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 
 from lib.files import staged
 from lib.in_order import map_in_order
-from ml_service.common.errors import BadRequest, ServiceError
+from lib.memory import at_most_more
+from ml_service.common.errors import BadRequest, ServiceError, TooLarge
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.engine import Engine
@@ -33,6 +34,8 @@ from ml_service.utils.telemetry import Telemetry
 Progress = Callable[[int, int], None]
 """Told how many rows are done, and of how many."""
 _LONGEST_S = 30 * 86_400.0
+_READING_BYTES = 160 << 20
+"""Rows as long as they may be take most of it."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ def judge(folder: Path, question: Question, progress: Progress = lambda done, to
         scratch = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix="scratch-")))
         table, archive = open_upload(folder / question.file, scratch, stack)
         columns = choose_columns(question.options, table.columns, archive is not None)
-        work = _prepare(question, table, archive, columns, scratch, stack)
-        total = sum(1 for _ in table.rows())
+        total, labels = _looked_through(table, columns)
+        work = _prepare(question, table, archive, columns, labels, scratch, stack)
         with staged(folder / ROWS_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as rows:
             account = Account(work.tasks, columns, rows)
             asyncio.run(_judge_all(work, account, lambda done: progress(done, total)))
@@ -72,7 +75,7 @@ async def _judge_all(work: _Work, account: Account, progress: Callable[[int], No
         except ServiceError as error:  # a bad row fails alone
             return row, error
 
-    async with aclosing(map_in_order(judge_row, work.table.rows(), work.width)) as judged:
+    async with aclosing(map_in_order(judge_row, work.table.rows(work.columns.names), work.width)) as judged:
         done = itertools.count(1)
         async for row, found in judged:
             account.add(row, found)
@@ -80,7 +83,13 @@ async def _judge_all(work: _Work, account: Account, progress: Callable[[int], No
 
 
 def _prepare(
-    question: Question, table: Table, archive: Archive | None, columns: Columns, scratch: Path, stack: ExitStack
+    question: Question,
+    table: Table,
+    archive: Archive | None,
+    columns: Columns,
+    labels: list[str],
+    scratch: Path,
+    stack: ExitStack,
 ) -> _Work:
     options, settings = question.options, _settings(question)
     if columns.image is not None:
@@ -88,7 +97,6 @@ def _prepare(
         reader = open_text_reader(settings.threads)
         task = ReadingTask(reader, archive, columns.image, columns.target, settings.max_image_pixels, scratch)
         return _Work(table, columns, [task], width=2)
-    labels = list(_labels(table, columns.label)) if columns.label is not None else []
     engine = open_live_model(question.bundle, settings, Telemetry()).engine
     stack.callback(engine.stop)
     return _Work(table, columns, _text_tasks(engine, options, columns, labels), 2 * engine.slots)
@@ -107,17 +115,25 @@ def _text_tasks(engine: Engine, options: EvaluationOptions, columns: Columns, la
     return tasks
 
 
-def _labels(table: Table, column: str) -> Iterator[str]:
-    """Every label that occurs, in order. Raises BadRequest where there are too many to be labels."""
-    found: set[str] = set()
-    for row in table.rows():
-        found |= {row.cells[column]} if column in row.cells else set()
-        if len(found) > MAX_LABELS:
-            raise BadRequest(
-                f"label_column: {column!r} has more than {MAX_LABELS} different values, so it holds no labels",
-                [("label_column", "too many values")],
-            )
-    yield from sorted(found)
+def _looked_through(table: Table, columns: Columns) -> tuple[int, list[str]]:
+    """How many rows there are, and every label that occurs.
+
+    Raises BadRequest where there are too many to be labels, TooLarge where the file was made to swell.
+    """
+    labels: set[str] = set()
+    count = 0
+    try:
+        with at_most_more(_READING_BYTES):
+            for row in table.rows(columns.names):
+                count += 1
+                if columns.label is not None and columns.label in row.cells:
+                    labels.add(row.cells[columns.label])
+                if len(labels) > MAX_LABELS:
+                    what = f"{columns.label!r} has more than {MAX_LABELS} different values, so it holds no labels"
+                    raise BadRequest(f"label_column: {what}", [("label_column", "too many values")])
+    except MemoryError as error:
+        raise TooLarge("the rows of the file take more memory than there is for reading it") from error
+    return count, sorted(labels)
 
 
 def _settings(question: Question) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +18,8 @@ from ml_service.common.errors import BadRequest, TooLarge
 TABLE_KINDS = (".csv", ".jsonl", ".parquet")
 KINDS = (*TABLE_KINDS, ".zip")
 MAX_IMAGE_BYTES = 64 << 20
-MAX_ROW_BYTES = 4 << 20
+MAX_ROW_BYTES = 1 << 20
+"""Of a table of text; what waits to be judged is in memory."""
 _LOOKED_AT = 50
 """Rows of JSON whose fields are taken for the table's columns."""
 Cells = Mapping[str, str]
@@ -38,8 +39,8 @@ class Table(Protocol):
 
     columns: list[str]
 
-    def rows(self) -> Iterator[Row]:
-        """All of them, read anew. Raises BadRequest where the file breaks off."""
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """All of them, read anew, with these columns at least. Raises BadRequest where the file breaks off."""
 
 
 class Archive:
@@ -132,7 +133,7 @@ class _Csv:
         self.columns = columns
         raise _Seen
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         for number, row in enumerate(table_rows(self._path, lambda columns: None, MAX_ROW_BYTES), 1):
             yield _broken(number, row.reason) if isinstance(row, BrokenRow) else Row(number, row)
 
@@ -140,10 +141,10 @@ class _Csv:
 class _JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
-        first = islice(self.rows(), _LOOKED_AT)
+        first = islice(self.rows(()), _LOOKED_AT)
         self.columns: list[str] = list(dict.fromkeys(name for row in first for name in row.cells))
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         for number, value in enumerate(json_lines(self._path, MAX_ROW_BYTES), 1):
             if isinstance(value, BrokenRow):
                 yield _broken(number, value.reason)
@@ -162,9 +163,9 @@ class _Parquet:
         self._file = ParquetRows(path)
         self.columns = self._file.columns
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         try:
-            for number, value in enumerate(self._file.rows(self.columns), 1):
+            for number, value in enumerate(self._file.rows(columns), 1):
                 yield _row_of(number, value)
         except ValueError as error:
             raise BadRequest(f"the file cannot be read: {error}") from error
@@ -182,6 +183,8 @@ def _row_of(number: int, values: Mapping[str, Any]) -> Row:
             cells[name] = value
         elif isinstance(value, bool | int | float):
             cells[name] = json.dumps(value)
+    if any(len(cell) > MAX_ROW_BYTES for cell in cells.values()):
+        return _broken(number, f"longer than {MAX_ROW_BYTES:,} bytes")
     unicode = all(_is_unicode(cell) for cell in cells.values())
     cells = {name: cell for name, cell in cells.items() if cell}
     return Row(number, cells) if unicode else _broken(number, "it has half a surrogate pair: not Unicode")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -13,11 +15,13 @@ from lib.bootstrap import Floats
 from ml_service.common.errors import BadRequest
 from ml_service.inference.engine import Engine
 from ml_service.inference.scoring import score_rolling
+from ml_service.inference.sequence import Likelihood
 from ml_service.pipeline.judging.judged import Judged, Metric, ratios, shares
 from ml_service.pipeline.judging.tables import Row
 
 _SPACE = re.compile(r"\s+")
 _SUMS = 5
+_LONG_CHARACTERS = 1 << 16
 
 
 class TextTask:
@@ -28,13 +32,14 @@ class TextTask:
     def __init__(self, engine: Engine, column: str) -> None:
         self._engine, self._column = engine, column
         self._rows = array("d")
+        self._long_ones = asyncio.Lock()
 
     async def judge(self, row: Row) -> Judged:
         """Raises BadRequest where there is no text, ModelFailure where the model fails at it."""
         text = row.cells.get(self._column)
         if text is None:
             raise BadRequest(f"no text in column {self._column!r}")
-        found = await score_rolling(self._engine, self._engine.tokens_of(text), f"row {row.number}")
+        found = await self._score(text, f"row {row.number}")
         size_bytes, words = len(text.encode()), len(_SPACE.split(text))
         bits = found.nats / math.log(2) / size_bytes
         cells = {
@@ -42,6 +47,11 @@ class TextTask:
             "hits": found.hits, "text_bits_per_byte": round(bits, 5),
         }  # fmt: skip
         return Judged(cells, (found.nats, found.tokens, size_bytes, words, found.hits), bits, found.tokens)
+
+    async def _score(self, text: str, request_id: str) -> Likelihood:
+        """One long text at a time: it fills the steps alone, and its tokens take twenty times its memory."""
+        async with self._long_ones if len(text) > _LONG_CHARACTERS else nullcontext():
+            return await score_rolling(self._engine, self._engine.tokens_of(text), request_id)
 
     def add(self, judged: Judged) -> None:
         """Count a row in."""
