@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
 from ml_service.common.errors import Conflict, NotFound
+from ml_service.common.settings import Settings
 from ml_service.data.database import Database, now
 from ml_service.data.evaluations import EVALUATE, Asked, Evaluations
 from ml_service.data.jobs import Claim, Jobs
-from ml_service.data.tables import Experiment
+from ml_service.data.tables import Evaluation, Experiment
+from ml_service.pipeline.retention import run_retention
 from tests.test_jobs import Clock, an_experiment
 
 REPORT = {"count": 3, "metrics": {"bits_per_byte": {"value": 1.5, "low": 1.0, "high": 2.0, "count": 3}}}
@@ -118,3 +122,21 @@ def test_rows_are_forgotten_and_figures_stay(database: Database, experiment: int
     assert evaluations.forget_folders(now() + timedelta(seconds=1)) == ["f1"]
     assert evaluations.standing(done.evaluation.id).evaluation.metrics == {"bits_per_byte": 1.5}
     assert evaluations.standing(waiting.evaluation.id).state == "queued"
+
+
+def test_retention_removes_old_tables_and_what_nobody_knows_of(
+    database: Database, experiment: int, tmp_path: Path
+) -> None:
+    evaluations, folders = Evaluations(database), tmp_path / "store" / "evaluations"
+    for name in ("f1", "f2", "unknown", "just made"):
+        (folders / name).mkdir(parents=True)
+        (folders / name / "rows.csv").write_text("row\n")
+    evaluations.ask(asked(experiment))
+    finish(database, claimed(database), "succeeded", REPORT)
+    evaluations.ask(asked(experiment, "e", "f2"))
+    with database.writing() as session:
+        session.query(Evaluation).update({"created": now() - timedelta(days=40)})
+    long_ago = (now() - timedelta(days=2)).timestamp()
+    os.utime(folders / "unknown", (long_ago, long_ago))
+    assert run_retention(database, Settings(store=tmp_path / "store")).size_bytes == 8
+    assert {path.name for path in folders.iterdir()} == {"f2", "just made"}
