@@ -25,7 +25,7 @@ def test_a_process_that_imports_the_app_has_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
     loaded = set(done.stdout.split())
     assert "ml_service.inference.decode_loop" in loaded
-    assert not loaded & {"torch", "transformers", "pyarrow", "matplotlib"}
+    assert not loaded & {"torch", "transformers", "pyarrow", "matplotlib", "cv2", "rapidocr", "PIL"}
 
 
 def test_nothing_happens_on_import() -> None:

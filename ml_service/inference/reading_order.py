@@ -18,6 +18,7 @@ _SAME_INDENTATION = 0.45
 _EMPTY_LINE = 0.55
 """Of the distance of two lines: so much more is an empty line between them."""
 _MOST_EMPTY_LINES = 2
+_MOST_SPACES = 80
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _indentations(lefts: Sequence[float], width: float) -> list[int]:
 
 
 def _joined(line: Sequence[_Placed], grid: float | None) -> str:
-    """The pieces of a line with as many spaces between them as there is room for, one at least."""
+    """The pieces of a line with as many spaces between them as there is room for, one at least, a line's at most."""
     text, before = line[0].text, line[0]
     for each in line[1:]:
         if grid is not None:
@@ -136,7 +137,7 @@ def _joined(line: Sequence[_Placed], grid: float | None) -> str:
         else:
             gap = each.left + each.margin - (before.right - before.margin)
             spaces = round(gap / (each.piece.pitch or each.height / 2))
-        text += " " * max(spaces, 1) + each.text
+        text += " " * min(max(spaces, 1), _MOST_SPACES) + each.text
         before = each
     return text
 
