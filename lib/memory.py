@@ -24,14 +24,14 @@ _LARGE_BYTES = 1 << 30
 
 @contextmanager
 def at_most_more(more_bytes: int) -> Iterator[None]:
-    """Inside of the block MemoryError is raised where this process takes so much more than it has; on Linux."""
-    before = _data_bytes()
+    """Inside of the block MemoryError is raised where this process takes so much more than it has; on Linux.
+
+    It counts from what there is, with the stacks of all threads: the more cores, the more of those.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if before is None:
-        yield
-        return
-    within = [limit for limit in (before + more_bytes, soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(within), hard))
+    if (before := _data_bytes()) is not None:
+        within = [limit for limit in (before + more_bytes, soft, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(within), hard))
     try:
         yield
     finally:

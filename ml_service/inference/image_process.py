@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 
 from lib.asked_process import Questions
 from lib.frames import Header
-from lib.memory import give_back_freed_pages
+from lib.memory import at_most_more, give_back_freed_pages
 from ml_service.common.errors import BundleRefused, ModelFailure, ServiceError
 from ml_service.inference.drawing import draw
 from ml_service.inference.image import TextReader, open_text_reader
@@ -31,20 +28,12 @@ def main() -> None:
     except BundleRefused as error:
         questions.answer(_refusal(error))
         return
-    _limit_memory()
     questions.answer({"ready": True})
-    while (question := questions.next()) is not None:
-        _answer(questions, reader, *question)
-        del question  # else it is kept while the next one is read
-        give_back_freed_pages()
-
-
-def _limit_memory() -> None:
-    """From what the models and the stacks of all threads take: the more cores, the more of those."""
-    with suppress(OSError):  # no Linux
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
-        limit = pages * resource.getpagesize() + _MOST_FOR_ONE_BYTES
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    with at_most_more(_MOST_FOR_ONE_BYTES):
+        while (question := questions.next()) is not None:
+            _answer(questions, reader, *question)
+            del question  # else it is kept while the next one is read
+            give_back_freed_pages()
 
 
 def _answer(questions: Questions, reader: TextReader, wish: Header, image: bytes) -> None:

@@ -25,7 +25,7 @@ _RESULTS = {BadRequest: "refused", TooLarge: "refused", ModelFailure: "unreadabl
 _START_TIMEOUT_S = 60.0
 _GUESSED_S = 1.0
 """How long an image takes, before one was read."""
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+READER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Threads that multiply nothing here, and heaps for each thread, take 200 MB of the limit that is set on memory."""
 Answer = tuple[Header, bytes]
 
@@ -147,7 +147,7 @@ class ImageReader:
 
     async def _started(self) -> AskedProcess:
         started = time.perf_counter()
-        process = await AskedProcess.start(MODULE, [str(self._settings.threads)], os.environ | _ENVIRONMENT)
+        process = await AskedProcess.start(MODULE, [str(self._settings.threads)], os.environ | READER_ENVIRONMENT)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 greeting, _ = await process.listen()

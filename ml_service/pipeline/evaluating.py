@@ -22,6 +22,7 @@ from ml_service.data.evaluations import Asked, Evaluations, Standing
 from ml_service.data.experiments import Experiments
 from ml_service.data.jobs import Jobs
 from ml_service.data.staging import ReceivedFile
+from ml_service.inference.image_reader import READER_ENVIRONMENT
 from ml_service.pipeline.job_outcome import Cancelled, GivenBack
 from ml_service.pipeline.judging.options import EvaluationOptions
 from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, ROWS_FILE
@@ -133,7 +134,8 @@ def _complete_question(folder: Path, bundle: Path, settings: Settings) -> None:
 
 def _run(folder: Path, settings: Settings, lease: Lease, niceness: int) -> None:
     command = [sys.executable, "-m", "ml_service.pipeline.judging.process", str(folder), str(niceness)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
+    own = {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | own | READER_ENVIRONMENT
 
     def watch() -> bool:
         with suppress(FileNotFoundError):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.bootstrap import Floats
+from lib.memory import give_back_freed_pages
 from lib.text_scores import character_edits, word_edits
 from ml_service.common.errors import BadRequest, ModelFailure
 from ml_service.inference.image import TextReader
@@ -62,6 +63,8 @@ class ReadingTask:
             reading = self._reader.read(image, self._max_pixels)
         except ModelFailure:
             return "", 0.0
+        finally:
+            give_back_freed_pages()
         return reading.text, min((line.confidence for line in reading.lines), default=0.0)
 
 
