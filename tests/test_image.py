@@ -17,7 +17,7 @@ from ml_service.inference.reading import Reading
 from tests.broken_images import encoded
 from tests.rendered_images import COUNT, error_rate, render, rendered_images, strict_error_rate
 
-LIMIT = 25_000_000
+LIMIT = 20_000_000
 CODE = """\
 def total(prices, rate=0.2):
     result = 0

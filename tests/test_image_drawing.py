@@ -14,7 +14,7 @@ from ml_service.inference.reading import Reading, ReadLine
 from tests.broken_images import encoded
 from tests.rendered_images import render
 
-LIMIT = 25_000_000
+LIMIT = 20_000_000
 
 
 def line(text: str, left: float, top: float, width: float, height: float, confidence: float = 0.99) -> ReadLine:

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     """How long that process is kept without an image, where it starts on demand."""
     image_timeout_s: float = Field(60.0, gt=0)
     """The longest that reading one image may take."""
-    max_image_pixels: int = Field(25_000_000, ge=1024)
+    max_image_pixels: int = Field(20_000_000, ge=1024)
     """The most pixels of an image; known from its first bytes, before it is unpacked."""
     max_waiting_images: int = Field(16, ge=0, le=10_000)
     """Images that may wait while one is read, the next one is refused with 429."""
