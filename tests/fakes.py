@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lib.scores import nats_of
 from ml_service.common.bundle import Architecture
 from ml_service.common.errors import BadRequest, ModelFailure, TooLarge
 from ml_service.common.settings import Settings
 from ml_service.inference.caches import CacheBlock
 from ml_service.inference.image_reader import ImageReader
+from ml_service.inference.operators import Logits
 from ml_service.inference.reading import Reading, ReadLine
-from ml_service.inference.session import GraphInfo, Logits, Row
+from ml_service.inference.session import GraphInfo, Row
 from ml_service.utils.telemetry import Telemetry
 
 SMALL = Architecture(
@@ -27,6 +29,7 @@ class CountingSession:
 
     cache_bytes_per_token = 8
     shares_steps = True
+    nats = staticmethod(nats_of)
 
     def __init__(self, slots: int = 2, chunk: int = 8) -> None:
         self.slots, self.chunk, self.architecture = slots, chunk, SMALL

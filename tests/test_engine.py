@@ -19,8 +19,9 @@ from ml_service.common.types import GenerationParameters
 from ml_service.inference.constraint import Grammars
 from ml_service.inference.engine import Engine
 from ml_service.inference.live import open_live_model, open_session
+from ml_service.inference.operators import Logits
 from ml_service.inference.sampler import Sampler
-from ml_service.inference.session import Logits, Row, prefill
+from ml_service.inference.session import Row, prefill
 from ml_service.inference.work import Completion, Work
 from ml_service.utils.telemetry import Telemetry
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_service.common.bundle import load_architecture
-from ml_service.inference.operators import PLAIN, Arithmetic, compiled_operators
-from ml_service.inference.session import Inputs, Logits, OnnxSession, Row, step_inputs
+from ml_service.inference.operators import PLAIN, Arithmetic, Logits, compiled_operators
+from ml_service.inference.session import Inputs, OnnxSession, Row, step_inputs
 
 SLOTS = 32
 CHUNK = 32

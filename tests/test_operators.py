@@ -19,7 +19,7 @@ from lib.packing import interleaved, pack_columns
 from ml_service.common.bundle import GRAPH_FILE, load_architecture
 from ml_service.common.errors import BundleRefused
 from ml_service.inference.fused_graph import CACHE_BLOCK, DOMAIN, FusedGraph, cache_block_bytes
-from ml_service.inference.operators import Arithmetic, choose_arithmetic, compiled_operators
+from ml_service.inference.operators import Arithmetic, choose_arithmetic, compiled_operators, nats_by
 
 Array = npt.NDArray[Any]
 LIBRARY = compiled_operators()
@@ -49,6 +49,18 @@ def run_alone(operator: str, inputs: list[Array | None], **attributes: Any) -> A
     binding.bind_output("y")
     session.run_with_iobinding(binding)
     return binding.copy_outputs_to_cpu()[0]
+
+
+@needs_operators
+@given(st.integers(1, 40), st.sampled_from([1, 15, 16, 17, 512, 2048, 2049, 9000]), st.integers(0, 99))
+def test_likelihoods_are_those_of_numpy(rows: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, random.choice([0.1, 5, 300]), (rows, width)).astype(np.float32)
+    targets, bests = random.integers(0, width, rows).tolist(), logits.argmax(axis=1).tolist()
+    plain = nats_by(None)(logits.astype(np.float32, copy=True), targets, bests)
+    before = logits.copy()
+    np.testing.assert_allclose(nats_by(LIBRARY)(logits, targets, bests), plain, rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(logits, before)
 
 
 def rounded(values: Array) -> tuple[Array, Array]:

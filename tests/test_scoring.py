@@ -17,9 +17,10 @@ from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.engine import Engine, EngineOptions
 from ml_service.inference.live import open_live_model
+from ml_service.inference.operators import Logits
 from ml_service.inference.scoring import score_continuation, score_rolling, score_texts
 from ml_service.inference.sequence import Likelihood
-from ml_service.inference.session import Logits, Row
+from ml_service.inference.session import Row
 from ml_service.utils.telemetry import Telemetry
 from tests.fakes import CountingSession
 

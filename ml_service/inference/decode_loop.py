@@ -13,11 +13,12 @@ from ml_service.common.errors import Overloaded, ServiceError
 from ml_service.common.types import FinishReason
 from ml_service.inference.admission import Admission
 from ml_service.inference.caches import CacheBlock
+from ml_service.inference.operators import Logits
 from ml_service.inference.pace import Frames, Pace, scored_tokens
 from ml_service.inference.prefix_cache import PrefixCache
 from ml_service.inference.scheduler import Scheduler
 from ml_service.inference.sequence import Failed, Sequence
-from ml_service.inference.session import Logits, Session
+from ml_service.inference.session import Session
 from ml_service.inference.shared_prefixes import SharedPrefixes
 from ml_service.inference.slots import Slots
 from ml_service.inference.step import Part, shares

@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(self, session: Session, vocabulary: Vocabulary, options: EngineOptions, telemetry: Telemetry) -> None:
         self.architecture = session.architecture
-        self.slots = session.slots
+        self.slots, self._nats = session.slots, session.nats
         self.vocabulary, self._timeout_s = vocabulary, options.timeout_s
         self._tokenizer = vocabulary.tokenizer
         self._grammars = Grammars(self._tokenizer, self.architecture.vocabulary_size, self.architecture.end_of_text_id)
@@ -241,7 +241,7 @@ class Engine:
                     max_total_tokens=self.architecture.context_length,
                     deadline=deadline,
                     constraint=await self._constraint(parameters),
-                    scores=work.scores(index),
+                    scores=work.scores(index, self._nats),
                     streams=streams,
                 )
             )

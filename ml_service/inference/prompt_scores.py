@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lib.scores import Window, nats_of
+from lib.scores import Window
 from ml_service.common.errors import ModelFailure
+from ml_service.inference.operators import Logits, NatsOf
 from ml_service.inference.sampler import Choice, with_logprobs
 from ml_service.inference.sequence import Echo, Likelihood
-from ml_service.inference.session import Logits
 
 
 class Echoes:
@@ -32,8 +32,8 @@ class Echoes:
 class Likelihoods:
     """The targets of a window, which is the prompt; in sum."""
 
-    def __init__(self, window: Window) -> None:
-        self.first, self._targets = window.first, window.targets
+    def __init__(self, window: Window, nats: NatsOf) -> None:
+        self.first, self._targets, self._nats_of = window.first, window.targets, nats
         self._nats, self._hits = 0.0, 0
 
     def take(self, start: int, logits_TV: Logits, bests: list[int | None]) -> None:
@@ -43,7 +43,7 @@ class Likelihoods:
         likeliest = [best for best in bests[skipped:] if best is not None]
         if len(likeliest) != len(targets):
             raise ModelFailure("the model gave logits that are not finite")
-        self._nats += float(nats_of(logits_TV[skipped:], targets, likeliest).sum())
+        self._nats += float(self._nats_of(logits_TV[skipped:], targets, likeliest).sum())
         self._hits += sum(map(int.__eq__, likeliest, targets))
 
     def event(self) -> Echo:

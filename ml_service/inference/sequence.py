@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 from ml_service.common.types import FinishReason, GenerationParameters
 from ml_service.inference.constraint import Constraint
 from ml_service.inference.lookup import PromptLookup
+from ml_service.inference.operators import Logits
 from ml_service.inference.sampler import Choice, Sampler, Vector
-from ml_service.inference.session import Logits
 from ml_service.inference.text_stream import TextStream
 
 

@@ -28,9 +28,8 @@ from ml_service.common.bundle import (
 from ml_service.common.errors import BundleRefused, ModelFailure
 from ml_service.inference.caches import CacheBlock, bytes_per_token, make_caches
 from ml_service.inference.graph_session import open_fused_graph, open_graph
-from ml_service.inference.operators import PLAIN, Arithmetic
+from ml_service.inference.operators import PLAIN, Arithmetic, Logits, NatsOf, nats_by
 
-Logits = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[Any]]
 
 
@@ -76,6 +75,7 @@ class Session(Protocol):
     """Whether a step with rows of all lengths costs what its tokens cost, and not the longest row times the rows."""
     architecture: Architecture
     graph: GraphInfo
+    nats: NatsOf
 
     def run(self, rows: Sequence[Row]) -> Logits:
         """Do one step; returns the wanted logits row by row, shape (wanted, vocabulary), valid until the next step.
@@ -121,6 +121,7 @@ class OnnxSession:
         if architecture.without_graph:
             raise BundleRefused(f"{architecture.without_graph}: set ML_SERVICE_RUNTIME=torch to serve its checkpoint")
         library, precision = arithmetic
+        self.nats = nats_by(library)
         path = bundle / GRAPH_FILE
         if library is None:
             self._session = open_graph(path, architecture, threads)

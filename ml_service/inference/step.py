@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ml_service.inference.operators import Logits
 from ml_service.inference.sampler import likeliest_of_rows
 from ml_service.inference.sequence import Sequence as Request
-from ml_service.inference.session import Logits, Row
+from ml_service.inference.session import Row
 
 
 class Part(NamedTuple):

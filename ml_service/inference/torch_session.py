@@ -16,7 +16,8 @@ from ml_service.common.bundle import CHECKPOINT_FILE, GRAPH_FILE, Architecture
 from ml_service.common.errors import BundleRefused
 from ml_service.common.stored_weights import weights_of
 from ml_service.inference.caches import CacheBlock
-from ml_service.inference.session import GraphInfo, Logits, Row, TensorInfo
+from ml_service.inference.operators import Logits, nats_by
+from ml_service.inference.session import GraphInfo, Row, TensorInfo
 
 
 class TorchSession:
@@ -32,6 +33,7 @@ class TorchSession:
         """Raises BundleRefused where the bundle does not hold the weights of this architecture."""
         torch.set_num_threads(threads)
         self.architecture, self.slots, self.chunk = architecture, slots, chunk
+        self.nats = nats_by(None)
         self.graph, self._model = _open(bundle, architecture)
         self._caches = [DynamicCache() for _ in range(slots)]
 

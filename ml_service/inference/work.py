@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lib.scores import Window
 from ml_service.common.types import GenerationParameters
+from ml_service.inference.operators import NatsOf
 from ml_service.inference.prompt_scores import Echoes, Likelihoods
 from ml_service.inference.sampler import Choice
 from ml_service.inference.sequence import Delta, Echo, Finished, PromptScores
@@ -30,10 +31,10 @@ class Work:
     window: Window | None = None
     """The prompt, where the likelihood of its targets is asked for."""
 
-    def scores(self, index: int) -> PromptScores | None:
+    def scores(self, index: int, nats: NatsOf) -> PromptScores | None:
         """What an answer tells of its prompt."""
         if self.window is not None:
-            return Likelihoods(self.window)
+            return Likelihoods(self.window, nats)
         return Echoes(self.prompts[index // self.n], self.parameters.logprobs or 0) if self.echoes else None
 
 

@@ -1,7 +1,8 @@
-// Registers the operators with ONNX Runtime, which loads this as a library of custom operators.
+// Registers the operators with ONNX Runtime, which loads this as a library of custom operators; scores of its logits.
 #include <new>
 
 #include "attention_kernel.h"
+#include "likelihood.h"
 #include "row_product.h"
 
 namespace {
@@ -49,4 +50,12 @@ extern "C" __attribute__((visibility("default"))) Status* RegisterCustomOps(Opti
   for (const Operator& op : kOperators)
     if (Status* status = api.add(domain, &op)) return status;
   return api.add(options, domain);
+}
+
+// The negative log-likelihood of each row's target; `bests` are the places of the largest logits.
+extern "C" __attribute__((visibility("default"))) void ml_service_nats(const float* logits, int64_t rows, int64_t width,
+                                                                       const int64_t* targets, const int64_t* bests,
+                                                                       double* nats) {
+  for (int64_t row = 0; row < rows; ++row, logits += width)
+    nats[row] = likelihood::nats(logits, width, logits[bests[row]], logits[targets[row]]);
 }
