@@ -16,6 +16,7 @@ from ml_service.inference.caches import CacheBlock
 from ml_service.inference.operators import Logits
 from ml_service.inference.pace import Frames, Pace, scored_tokens
 from ml_service.inference.prefix_cache import PrefixCache
+from ml_service.inference.sampler import Bests
 from ml_service.inference.scheduler import Scheduler
 from ml_service.inference.sequence import Failed, Sequence
 from ml_service.inference.session import Session
@@ -219,7 +220,7 @@ class DecodeLoop:
                 sequence.tell()
         self._count_tokens()
 
-    def _have_read(self, part: Part, logits_TV: Logits, bests: list[int | None], now: float) -> None:
+    def _have_read(self, part: Part, logits_TV: Logits, bests: Bests, now: float) -> None:
         """Behind the last piece of a prompt the first token is chosen."""
         sequence, start, wants_all = part.sequence, part.sequence.cached, part.wants_all
         sequence.cached += len(part.token_ids)
@@ -237,9 +238,7 @@ class DecodeLoop:
             if sequence.streams:
                 sequence.tell()  # the first token is waited for
 
-    def _advance(
-        self, sequence: Sequence, logits_TV: Logits, bests: list[int | None], guess: list[int], now: float
-    ) -> None:
+    def _advance(self, sequence: Sequence, logits_TV: Logits, bests: Bests, guess: list[int], now: float) -> None:
         """Choose token after token, as far as the guessed ones are those that were chosen."""
         accepted = 0
         for index, best in enumerate(bests):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lib.scores import Window
 from ml_service.common.errors import ModelFailure
 from ml_service.inference.operators import Logits, NatsOf
-from ml_service.inference.sampler import Choice, with_logprobs
+from ml_service.inference.sampler import Bests, Choice, with_logprobs
 from ml_service.inference.sequence import Echo, Likelihood
 
 
@@ -18,7 +18,7 @@ class Echoes:
         self._prompt_ids, self._alternatives = prompt_ids, alternatives
         self._choices: list[Choice] = []
 
-    def take(self, start: int, logits_TV: Logits, bests: list[int | None]) -> None:
+    def take(self, start: int, logits_TV: Logits, bests: Bests) -> None:
         """The logits after the next tokens; those after the last one are the answer's."""
         for following, logits_V in enumerate(logits_TV, start + 1):
             if following < len(self._prompt_ids):
@@ -36,7 +36,7 @@ class Likelihoods:
         self.first, self._targets, self._nats_of = window.first, window.targets, nats
         self._nats, self._hits = 0.0, 0
 
-    def take(self, start: int, logits_TV: Logits, bests: list[int | None]) -> None:
+    def take(self, start: int, logits_TV: Logits, bests: Bests) -> None:
         """The logits after the next tokens. Raises ModelFailure where they are not finite."""
         skipped = max(self.first - start, 0)
         targets = self._targets[start + skipped - self.first :][: len(logits_TV) - skipped]

@@ -15,6 +15,8 @@ from ml_service.common.types import GenerationParameters
 
 Vector = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Bests = list[int | None]
+"""The likeliest token of each row; None where a logit is not finite."""
 
 
 class TokenLogprob(NamedTuple):
@@ -100,7 +102,7 @@ def likeliest(logits_V: Vector) -> int:
     return best
 
 
-def likeliest_of_rows(logits_TV: Vector) -> list[int | None]:
+def likeliest_of_rows(logits_TV: Vector) -> Bests:
     """The likeliest token of each row, all at once; None where a row is not finite, for its own sampler to tell."""
     bests = logits_TV.argmax(axis=1)
     finite = np.isfinite(logits_TV[np.arange(len(bests)), bests])

@@ -11,7 +11,7 @@ from ml_service.common.types import FinishReason, GenerationParameters
 from ml_service.inference.constraint import Constraint
 from ml_service.inference.lookup import PromptLookup
 from ml_service.inference.operators import Logits
-from ml_service.inference.sampler import Choice, Sampler, Vector
+from ml_service.inference.sampler import Bests, Choice, Sampler, Vector
 from ml_service.inference.text_stream import TextStream
 
 
@@ -91,7 +91,7 @@ class PromptScores(Protocol):
     first: int
     """The place of the first token of the prompt whose logits are wanted."""
 
-    def take(self, start: int, logits_TV: Logits, bests: list[int | None]) -> None:
+    def take(self, start: int, logits_TV: Logits, bests: Bests) -> None:
         """The logits after the tokens from place `start` on, and the likeliest token of each; may overwrite them.
 
         Raises ModelFailure where they are not finite.

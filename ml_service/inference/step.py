@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ml_service.inference.operators import Logits
-from ml_service.inference.sampler import likeliest_of_rows
+from ml_service.inference.sampler import Bests, likeliest_of_rows
 from ml_service.inference.sequence import Sequence as Request
 from ml_service.inference.session import Row
 
@@ -38,7 +38,7 @@ class Part(NamedTuple):
         return not self.is_prompt or (scores is not None and self.sequence.cached + len(self.token_ids) > scores.first)
 
 
-def shares(parts: Sequence[Part], logits_TV: Logits) -> Iterator[tuple[Part, Logits, list[int | None]]]:
+def shares(parts: Sequence[Part], logits_TV: Logits) -> Iterator[tuple[Part, Logits, Bests]]:
     """Each part with its own logits, and the likeliest token of each of their rows."""
     bests = likeliest_of_rows(logits_TV)
     start = 0
