@@ -26,7 +26,7 @@ TEXTS = ("prompts.csv", "pairs.csv", "prompts.jsonl")
 def commands() -> list[list[str]]:
     """README's requests with a sample, up to the first pipe."""
     readme = (PROJECT / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
-    found = re.findall(r"^curl .*(?:/forward|/forward_batch) .*data/samples.*$", readme, re.MULTILINE)
+    found = re.findall(r"^curl .*(?:/forward|/forward_batch|/evaluate) .*data/samples.*$", readme, re.MULTILINE)
     return [shlex.split(command.split("|")[0]) for command in found]
 
 
@@ -56,13 +56,17 @@ def test_the_requests_of_the_readme_work(shipped: TestClient, command: list[str]
     (url,) = [word for word in command if word.startswith("localhost:8000/")]
     answer = shipped.post(url.removeprefix("localhost:8000"), files=files, data=form, headers=headers)
     assert answer.status_code == 200, answer.text
+    if url.endswith("/evaluate"):
+        report = answer.json()["report"]
+        assert (report["failed"], report["count"] > 0) == (0, True)
+        return
     assert '"prediction"' in answer.text
     assert '"error"' not in answer.text
 
 
 def test_the_readme_shows_what_every_kind_of_sample_is_for() -> None:
     shown = " ".join(word for command in commands() for word in command)
-    assert all(name in shown for name in ("code.png", "prompts.csv", "prompts.jsonl", "images.zip"))
+    assert all(name in shown for name in ("code.png", "images.zip", *TEXTS))
 
 
 def test_the_samples_are_what_the_script_writes(tmp_path: Path) -> None:
