@@ -28,10 +28,10 @@ class ParquetRows:
         """Their names."""
         return list(self._file.schema_arrow.names)
 
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The rows with these columns. Raises ValueError where the file is broken."""
+    def rows(self, columns: Sequence[str], at_once: int = _ROWS_AT_ONCE) -> Iterator[dict[str, Any]]:
+        """The rows with these columns, so many in memory. Raises ValueError where the file is broken."""
         try:
-            for batch in self._file.iter_batches(columns=list(columns), batch_size=_ROWS_AT_ONCE):
+            for batch in self._file.iter_batches(columns=list(columns), batch_size=at_once):
                 yield from batch.to_pylist()
         except MemoryError:  # pyarrow's own is both
             raise

@@ -34,8 +34,8 @@ from ml_service.utils.telemetry import Telemetry
 Progress = Callable[[int, int], None]
 """Told how many rows are done, and of how many."""
 _LONGEST_S = 30 * 86_400.0
-_READING_BYTES = 160 << 20
-"""Rows as long as they may be take most of it."""
+_READING_BYTES = 100 << 20
+"""Rows as long as they may be take a third of it."""
 
 
 @dataclass(frozen=True)
