@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from lib.tokenizer import load_tokenizer
-from ml_service.common.bundle import CARD_FILE, TOKENIZER_FILE, verify_files
+from ml_service.common.bundle import CARD_FILE, verify_files
 from ml_service.common.settings import PROJECT, Settings
-from ml_service.inference.live import open_session, prove
-from ml_service.inference.scoring import score_text
-from ml_service.inference.session import Session
+from ml_service.inference.engine import Engine
+from ml_service.inference.live import open_live_model, open_session, prove
+from ml_service.inference.scoring import score_texts
 from ml_service.pipeline.stages import verify_bundle
+from ml_service.utils.telemetry import Telemetry
 
 SHIPPED = PROJECT / "data" / "bundle"
 CODE = '''"""Copy the lines of a file that are not empty."""
@@ -42,10 +43,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    session = open_session(SHIPPED, Settings(slots=1, threads=1))
-    yield session
-    session.close()
+def engine() -> Iterator[Engine]:
+    engine = open_live_model(SHIPPED, Settings(slots=2, threads=1), Telemetry()).engine
+    yield engine
+    engine.stop()
 
 
 def test_it_proves_itself_and_is_small() -> None:
@@ -71,13 +72,13 @@ def test_its_card_says_how_it_was_made_and_how_good_it_is() -> None:
     assert manifest.metrics["validation_stdlib_bits_per_byte"] <= 1.30
 
 
-def test_it_reads_code_better_than_the_same_characters_in_disorder(session: Session) -> None:
-    tokenizer = load_tokenizer(Path(SHIPPED / TOKENIZER_FILE))
+def test_it_reads_code_better_than_the_same_characters_in_disorder(engine: Engine) -> None:
     characters = list(CODE)
     random.Random(0).shuffle(characters)
-    scores = []
-    for text in (CODE, "".join(characters)):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        scores.append(score_text(session, ids, len(text.encode())).bits_per_byte)
-    assert scores[0] < 1.6
-    assert scores[1] > 3 * scores[0]
+
+    async def nats() -> list[float]:
+        return [found.nats async for _, found in score_texts(engine, [CODE, "".join(characters)], str)]
+
+    in_order, in_disorder = (each / math.log(2) / len(CODE.encode()) for each in asyncio.run(nats()))
+    assert in_order < 1.6
+    assert in_disorder > 3 * in_order

@@ -64,17 +64,20 @@ class Evaluator:
         path.rename(folder / f"data{path.suffix}")
         write_json(folder / QUESTION_FILE, {"file": f"data{path.suffix}", "options": json.loads(said)})
         asked = Asked(experiment_id, stored.sha256, data_sha256, file.name[-_LONGEST_NAME:], folder.name, actor)
-        standing, is_new = self._evaluations.ask(asked)
-        if not is_new:
-            shutil.rmtree(folder, ignore_errors=True)
+        is_new = False
+        try:
+            standing, is_new = self._evaluations.ask(asked)
+        finally:
+            if not is_new:  # it was asked before, or the database is away
+                shutil.rmtree(folder, ignore_errors=True)
         return standing, is_new
 
     def cancel(self, evaluation_id: int) -> str:
         """Stop it; the state that follows. Raises NotFound, Conflict where it is over."""
         state = self._evaluations.cancel(evaluation_id)
-        if state == "cancelled":  # nobody had begun: whoever has is to remove it
-            folder = self._evaluations.standing(evaluation_id).evaluation.folder
-            shutil.rmtree(self._settings.store / FOLDER / (folder or "none"), ignore_errors=True)
+        folder = self._evaluations.standing(evaluation_id).evaluation.folder
+        if state == "cancelled" and folder is not None:  # nobody had begun: whoever has removes it
+            shutil.rmtree(self._settings.store / FOLDER / folder, ignore_errors=True)
         return state
 
     def rows_file(self, standing: Standing) -> Path | None:
