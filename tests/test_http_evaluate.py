@@ -19,6 +19,7 @@ from ml_service.backend.routes import evaluate
 from ml_service.common.settings import Settings
 from ml_service.data.experiments import Experiments
 from ml_service.pipeline import evaluating
+from ml_service.pipeline.judging.question import SCRATCH
 from ml_service.pipeline.worker import Worker
 
 TEXTS = ["def value_total(count):\n    return count\n", "if name is None:\n", "naïve 🙂"]
@@ -130,7 +131,11 @@ def test_much_waits_for_a_worker_and_tells_how_it_stands(patient: World) -> None
     assert (twice["id"], twice["cached"]) == (asked["id"], True)
     missing = patient.client.get(f"/evaluations/{asked['id']}/rows.csv")
     assert missing.status_code == 404 and "it is not over" in missing.json()["detail"]
+    (folder,) = (patient.settings.store / "evaluations").iterdir()
+    (folder / f"{SCRATCH}of-one-that-was-killed").mkdir()
     patient.work()
+    assert patient.left_behind() == ["log.txt", "question.json", "report.json", "rows.csv"]
+    assert not list(folder.glob(f"{SCRATCH}*"))
     done = patient.client.get(f"/evaluations/{asked['id']}").json()
     assert (done["state"], done["report"]["count"]) == ("succeeded", 200)
     assert patient.evaluate(files=files)["metrics"] == done["metrics"]

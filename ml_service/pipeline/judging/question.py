@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml_service.pipeline.judging.options import EvaluationOptions
 
 QUESTION_FILE, REPORT_FILE, PROGRESS_FILE, ROWS_FILE = "question.json", "report.json", "progress.json", "rows.csv"
+SCRATCH = ".scratch-"
+"""How the names begin of what is needed only while it is judged."""
 
 
 class Question(BaseModel):

@@ -23,7 +23,7 @@ from ml_service.inference.live import open_live_model
 from ml_service.pipeline.judging.judged import Judged, Task
 from ml_service.pipeline.judging.label_task import MAX_LABELS, LabelTask
 from ml_service.pipeline.judging.options import Columns, EvaluationOptions, choose_columns
-from ml_service.pipeline.judging.question import ROWS_FILE, Question
+from ml_service.pipeline.judging.question import ROWS_FILE, SCRATCH, Question
 from ml_service.pipeline.judging.reading_task import ReadingTask
 from ml_service.pipeline.judging.report import Account, Report
 from ml_service.pipeline.judging.tables import Archive, Row, Table, open_upload
@@ -53,7 +53,8 @@ def judge(folder: Path, question: Question, progress: Progress = lambda done, to
     """Judge every row of the file. Raises BadRequest, TooLarge, BundleRefused in words; a bad row fails alone."""
     started = time.perf_counter()
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix="scratch-")))
+        # Beside the data, for a disk of its own may have no room for what an archive holds.
+        scratch = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix=SCRATCH)))
         table, archive = open_upload(folder / question.file, scratch, stack)
         columns = choose_columns(question.options, table.columns, archive is not None)
         total, labels = _looked_through(table, columns)
