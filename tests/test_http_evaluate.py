@@ -19,7 +19,7 @@ from ml_service.backend.routes import evaluate
 from ml_service.common.settings import Settings
 from ml_service.data.experiments import Experiments
 from ml_service.pipeline import evaluating
-from ml_service.pipeline.judging.question import SCRATCH
+from ml_service.pipeline.judging.question import ROWS_FILE, SCRATCH
 from ml_service.pipeline.worker import Worker
 
 TEXTS = ["def value_total(count):\n    return count\n", "if name is None:\n", "naïve 🙂"]
@@ -133,6 +133,7 @@ def test_much_waits_for_a_worker_and_tells_how_it_stands(patient: World) -> None
     assert missing.status_code == 404 and "it is not over" in missing.json()["detail"]
     (folder,) = (patient.settings.store / "evaluations").iterdir()
     (folder / f"{SCRATCH}of-one-that-was-killed").mkdir()
+    (folder / f".{ROWS_FILE}.of-it").write_text("half a table")
     patient.work()
     assert patient.left_behind() == ["log.txt", "question.json", "report.json", "rows.csv"]
     assert not list(folder.glob(f"{SCRATCH}*"))

@@ -25,7 +25,7 @@ from ml_service.data.staging import ReceivedFile
 from ml_service.inference.image_reader import READER_ENVIRONMENT
 from ml_service.pipeline.job_outcome import Cancelled, GivenBack
 from ml_service.pipeline.judging.options import EvaluationOptions
-from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, ROWS_FILE, SCRATCH
+from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, ROWS_FILE
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.stage_process import LOG_FILE, StageInterrupted, run_watched
 
@@ -136,8 +136,8 @@ def _complete_question(folder: Path, bundle: Path, settings: Settings) -> None:
 
 
 def _run(folder: Path, settings: Settings, lease: Lease, niceness: int) -> None:
-    for left in folder.glob(f"{SCRATCH}*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".*"):  # what a process that was killed had begun
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     command = [sys.executable, "-m", "ml_service.pipeline.judging.process", str(folder), str(niceness)]
     own = {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
     environment = os.environ | own | READER_ENVIRONMENT

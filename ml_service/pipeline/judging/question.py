@@ -11,7 +11,7 @@ from ml_service.pipeline.judging.options import EvaluationOptions
 
 QUESTION_FILE, REPORT_FILE, PROGRESS_FILE, ROWS_FILE = "question.json", "report.json", "progress.json", "rows.csv"
 SCRATCH = ".scratch-"
-"""How the names begin of what is needed only while it is judged."""
+"""How the names begin of what is needed only while it is judged; whatever is hidden is removed before another try."""
 
 
 class Question(BaseModel):
