@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,14 @@ def test_a_little_is_judged_at_once_and_kept_under_its_experiment(world: World) 
     }
     assert [each["id"] for each in world.client.get("/evaluations").json()["evaluations"]] == [first["id"]]
     assert world.left_behind() == ["log.txt", "question.json", "report.json", "rows.csv"]
+
+
+def test_a_little_that_comes_beside_another_waits_for_its_turn_and_needs_no_worker(world: World) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(world.evaluate, json={"texts": [text]}) for text in TEXTS]
+    judged = [each.result() for each in asked]
+    assert [each["state"] for each in judged] == ["succeeded"] * 3
+    assert len({each["id"] for each in judged}) == 3
 
 
 def test_any_experiment_is_judged_in_its_own_precision(world: World, bundle_fp32: Path) -> None:

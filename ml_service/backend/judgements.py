@@ -38,6 +38,7 @@ class Judgements:
         self._evaluator = Evaluator(database, settings)
         self._stop = threading.Event()
         self._tasks: set[asyncio.Task[str]] = set()
+        self._is_busy = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -57,37 +58,45 @@ class Judgements:
         """
         wanted = experiment_id if experiment_id is not None else self._active()
         standing, is_new = await asyncio.to_thread(self._evaluator.ask, wanted, options, file, actor)
-        if is_new:
-            await self._begin(standing, file.size_bytes)
-        standing = await self._wait_for(standing, wait_s)
+        is_little = file.size_bytes <= self._settings.evaluate_at_once_bytes
+        if is_new and not (is_little and await asyncio.shield(self._begin(standing))):
+            self._supervisor.wake()
+        standing = await self._wait_for(standing, wait_s, is_little)
         if standing.state == "failed":
             raise _failure(standing)
         return standing, is_new
 
-    async def _begin(self, standing: Standing, size_bytes: int) -> None:
-        """Whoever has a core to spare: here where it is little and nothing else is being judged, else a worker."""
-        job_id, claim = standing.evaluation.job_id, None
-        assert job_id is not None, "a new question has its job"
-        if size_bytes <= self._settings.evaluate_at_once_bytes and not self._tasks:
+    async def _begin(self, standing: Standing) -> bool:
+        """Judge it here, where nothing else is being judged here and no worker has begun; whether that is so."""
+        job_id = standing.evaluation.job_id
+        if self._is_busy or job_id is None:
+            return False
+        self._is_busy = True
+        try:
             owner = own_name()
             claim = await asyncio.to_thread(self._jobs.claim, owner, f"at once at {owner}", None, job_id)
-        if claim is None:
-            self._supervisor.wake()
-            return
-        task = asyncio.create_task(asyncio.to_thread(self._judge, claim))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            if claim is not None:
+                task = asyncio.create_task(asyncio.to_thread(self._judge, claim))
+                self._tasks.add(task)
+                task.add_done_callback(self._is_done)
+        finally:
+            self._is_busy = bool(self._tasks)
+        return claim is not None
+
+    def _is_done(self, task: asyncio.Task[str]) -> None:
+        self._tasks.discard(task)
+        self._is_busy = False
 
     def _judge(self, claim: Claim) -> str:
         work = partial(run_evaluation, self._database, self._settings, self._jobs, niceness=_NICENESS)
         return settle(self._jobs, Lease(self._jobs, claim, self._stop), work)
 
-    async def _wait_for(self, standing: Standing, wait_s: float) -> Standing:
+    async def _wait_for(self, standing: Standing, wait_s: float, is_little: bool) -> Standing:
         deadline = asyncio.get_running_loop().time() + wait_s
         while not standing.is_over and asyncio.get_running_loop().time() < deadline:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-            else:
+            elif not (is_little and standing.state == "queued" and await asyncio.shield(self._begin(standing))):
                 await asyncio.sleep(_LOOK_EVERY_S)
             standing = await asyncio.to_thread(self._evaluations.standing, standing.evaluation.id)
         return standing
