@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from lib.files import remove_tree, sha256_of_text, write_json
-from ml_service.common.errors import ServiceError
+from ml_service.common.errors import ServiceError, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.data.batch_report import StoredError
 from ml_service.data.database import Database, now
@@ -100,6 +100,8 @@ def run_evaluation(database: Database, settings: Settings, jobs: Jobs, lease: Le
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
         if (error := report.get("error")) is not None:
             raise StoredError.model_validate(error).as_error()
+    except Unavailable:  # the database is away: another attempt finds everything where it is
+        raise
     except ServiceError as error:
         failed = {"error": StoredError.of(error).model_dump()}
         lease.persist(lambda session: evaluations.finish(session, evaluation.id, "failed", failed))
