@@ -19,7 +19,7 @@ from ml_service.common.bundle import TOKENIZER_FILE, load_architecture
 from ml_service.common.settings import Settings
 from ml_service.inference.engine import Engine
 from ml_service.inference.live import open_live_model
-from ml_service.inference.scoring import score_rolling, score_texts
+from ml_service.inference.scoring import JUDGING_CHUNK, score_rolling, score_texts
 from ml_service.utils.telemetry import Telemetry
 
 GOAL = 5.0
@@ -39,7 +39,9 @@ def main() -> None:
     if arguments.csv is not None:
         with arguments.csv.open(encoding="utf-8", newline="") as file:
             kinds[arguments.csv.name] = [row["sentence"] for row in csv.DictReader(file)]
-    engine = open_live_model(arguments.bundle, Settings(prefix_cache_mib=0), Telemetry()).engine
+    engine = open_live_model(
+        arguments.bundle, Settings(prefix_cache_mib=0, prefill_chunk=JUDGING_CHUNK), Telemetry()
+    ).engine
     with running_server(arguments.bundle) as server:
         server.post_first({"text": "x", "max_new_tokens": 1})
         ways: dict[str, Way] = {

@@ -18,6 +18,8 @@ from ml_service.inference.work import Completion, Work
 Item = TypeVar("Item")
 _ONLY_READS = GenerationParameters(max_new_tokens=0)
 _LONGEST_WAIT_S = 1.0
+JUDGING_CHUNK = 1024
+"""Tokens of a step of an engine that only judges: nobody waits there for a next token, and long steps cost less."""
 
 
 async def score_rolling(engine: Engine, token_ids: Sequence[int], request_id: str) -> Likelihood:

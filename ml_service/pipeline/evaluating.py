@@ -31,7 +31,7 @@ from ml_service.pipeline.stage_process import LOG_FILE, StageInterrupted, run_wa
 
 FOLDER = "evaluations"
 _AS_SERVED = {
-    "runtime", "compiled_operators", "cache_precision", "threads", "context", "prefill_chunk", "max_image_pixels",
+    "runtime", "compiled_operators", "cache_precision", "threads", "context", "max_image_pixels",
 }  # fmt: skip
 """Settings of the server that are the judging engine's, too."""
 _LONGEST_NAME = 120

@@ -22,7 +22,7 @@ from ml_service.common.bundle import Lineage
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.live import open_live_model
-from ml_service.inference.scoring import score_texts
+from ml_service.inference.scoring import JUDGING_CHUNK, score_texts
 from ml_service.pipeline.layout import (
     BASELINE_SCORES,
     BUNDLE,
@@ -101,7 +101,7 @@ def _inference_model(parameters: Parameters, directory: Path, _: bool) -> None:
 def _scores(wanted: InferenceModel, bundle: Path, data: Path) -> dict[str, Any]:
     """Likelihood of held-out documents in the session that serves, source by source."""
     totals: defaultdict[str, Score] = defaultdict(lambda: Score(0.0, 0, 0))
-    engine = open_live_model(bundle, Settings(prefix_cache_mib=0), Telemetry()).engine
+    engine = open_live_model(bundle, Settings(prefix_cache_mib=0, prefill_chunk=JUDGING_CHUNK), Telemetry()).engine
 
     async def score() -> None:
         documents = _first_bytes(iterate_documents(data, "validation"), wanted.max_bytes)

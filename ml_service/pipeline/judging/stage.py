@@ -20,6 +20,7 @@ from ml_service.common.types import GenerationParameters
 from ml_service.inference.engine import Engine
 from ml_service.inference.image import open_text_reader
 from ml_service.inference.live import open_live_model
+from ml_service.inference.scoring import JUDGING_CHUNK
 from ml_service.pipeline.judging.judged import Judged, Task
 from ml_service.pipeline.judging.label_task import MAX_LABELS, LabelTask
 from ml_service.pipeline.judging.options import Columns, EvaluationOptions, choose_columns
@@ -138,5 +139,5 @@ def _looked_through(table: Table, columns: Columns) -> tuple[int, list[str]]:
 
 
 def _settings(question: Question) -> Settings:
-    """A row has as long as it takes."""
-    return Settings(**({"request_timeout_s": _LONGEST_S} | question.settings))
+    """A row has as long as it takes, a step is as long as it pays; the logits are those of the server, to the bit."""
+    return Settings(**({"request_timeout_s": _LONGEST_S, "prefill_chunk": JUDGING_CHUNK} | question.settings))
