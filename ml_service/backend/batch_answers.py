@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -15,12 +13,10 @@ from ml_service.backend.answers import current_id
 from ml_service.backend.batch_wishes import Wish, Wishes
 from ml_service.backend.errors import problem_of
 from ml_service.backend.schemas import BatchAnswer, TextRead
-from ml_service.common.errors import Overloaded
 from ml_service.inference.engine import Engine
+from ml_service.inference.patience import when_there_is_room
 
 NDJSON = "application/x-ndjson"
-_LONGEST_WAIT_S = 1.0
-Result = TypeVar("Result")
 
 
 def batch_response(request: Request, engine: Engine, wishes: Wishes, timeout_s: float | None) -> Response:
@@ -46,21 +42,12 @@ async def _continued(engine: Engine, wish: Wish, timeout_s: float | None) -> Bat
     assert wish.parameters is not None, "only a wish with an error has none"
     parameters, text, read = wish.parameters, wish.text, None
     if wish.look is not None:
-        text = (await _when_there_is_room(wish.look)).text
+        text = (await when_there_is_room(wish.look)).text
         read = TextRead(text=text)
     prompt = await engine.encode(text)
     name = f"{current_id()}/{wish.id}"
-    completion = await _when_there_is_room(lambda: engine.complete(prompt, parameters, name, timeout_s))
+    completion = await when_there_is_room(lambda: engine.complete(prompt, parameters, name, timeout_s))
     return BatchAnswer(id=wish.id, prediction=completion.text, finish_reason=completion.end.reason, read=read)
-
-
-async def _when_there_is_room(ask: Callable[[], Awaitable[Result]]) -> Result:
-    """A batch has time: it goes on when there is a place."""
-    while True:
-        try:
-            return await ask()
-        except Overloaded as full:
-            await asyncio.sleep(min(full.retry_after_s, _LONGEST_WAIT_S))
 
 
 async def _lines(answers: AsyncGenerator[BatchAnswer, None]) -> AsyncGenerator[bytes, None]:

@@ -170,7 +170,8 @@ def _found(session: Session, evaluation_id: int) -> Evaluation:
 
 def _standing(session: Session, evaluation: Evaluation) -> Standing:
     """While it is not over, its job knows: a worker may have been lost, or have given up."""
-    job = session.get(Job, evaluation.job_id) if evaluation.job_id is not None else None
-    if evaluation.state not in _OPEN or job is None:
+    is_open = evaluation.state in _OPEN and evaluation.job_id is not None
+    job = session.get(Job, evaluation.job_id) if is_open else None
+    if job is None:
         return Standing(evaluation, evaluation.state, {}, evaluation.report.get("error", {}).get("message"))
     return Standing(evaluation, job.state, job.progress, job.error)

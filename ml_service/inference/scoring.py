@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
@@ -12,12 +11,12 @@ from lib.scores import Window, rolling_windows
 from ml_service.common.errors import Overloaded
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.engine import Engine
+from ml_service.inference.patience import when_there_is_room
 from ml_service.inference.sequence import Likelihood
 from ml_service.inference.work import Completion, Work
 
 Item = TypeVar("Item")
 _ONLY_READS = GenerationParameters(max_new_tokens=0)
-_LONGEST_WAIT_S = 1.0
 JUDGING_CHUNK = 1024
 """Tokens of a step of an engine that only judges: nobody waits there for a next token, and long steps cost less."""
 
@@ -81,9 +80,5 @@ async def _score(engine: Engine, window: Window, request_id: str) -> Likelihood:
 
 
 async def _patiently(engine: Engine, work: Work) -> Completion:
-    while True:
-        try:
-            (completion,) = await engine.complete_all(work)
-            return completion
-        except Overloaded as full:
-            await asyncio.sleep(min(full.retry_after_s, _LONGEST_WAIT_S))
+    (completion,) = await when_there_is_room(lambda: engine.complete_all(work))
+    return completion
