@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from lib.bootstrap import Floats, percentile_interval, resampled_sums
+from ml_service.common.errors import BadRequest
 from ml_service.pipeline.judging.tables import Row
 
 Cell = str | int | float
@@ -57,11 +59,33 @@ class Task(Protocol):
         """Of all rows so far."""
 
 
-def ratios(rows: Floats, statistics: Callable[[Floats], Mapping[str, Floats]]) -> dict[str, Metric]:
-    """Figures that are functions of sums over rows, with intervals from the same resamples.
+class Sums:
+    """What is added up over rows, and the figures that are functions of the sums."""
 
-    `statistics` takes sums, shape (resamples, columns), and gives each figure, shape (resamples,).
-    """
+    def __init__(self, statistics: Callable[[Floats], Mapping[str, Floats]]) -> None:
+        """`statistics` takes sums, shape (resamples, columns), and gives each figure, shape (resamples,)."""
+        self._statistics, self._values, self._count = statistics, array("d"), 0
+
+    def add(self, judged: Judged) -> None:
+        """Count a row in."""
+        self._values.extend(judged.sums)
+        self._count += 1
+
+    def metrics(self, wanted: Callable[[str], bool]) -> dict[str, Metric]:
+        """Weighted by the corpus: sums over all rows before anything is divided."""
+        found = _figures(np.frombuffer(self._values).reshape(self._count, -1), self._statistics)
+        return {name: figure for name, figure in found.items() if wanted(name)}
+
+
+def cell_of(row: Row, column: str, what: str = "text") -> str:
+    """Raises BadRequest where it is empty."""
+    if (cell := row.cells.get(column)) is None:
+        raise BadRequest(f"no {what} in column {column!r}")
+    return cell
+
+
+def _figures(rows: Floats, statistics: Callable[[Floats], Mapping[str, Floats]]) -> dict[str, Metric]:
+    """All with intervals from the same resamples."""
     values = statistics(rows.sum(axis=0, keepdims=True))
     spread = statistics(resampled_sums(rows))
     return {
@@ -83,11 +107,6 @@ def shares(over: Floats, under: Floats) -> Floats:
 def excerpt(text: str, most: int = 300) -> str:
     """The beginning of a text, as a report shows it."""
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def cells_of(*found: Mapping[str, Any]) -> dict[str, Any]:
-    """All cells of a row."""
-    return {name: value for cells in found for name, value in cells.items()}
 
 
 def _rounded(value: float) -> float | None:

@@ -9,11 +9,10 @@ import numpy as np
 
 from lib.bootstrap import percentile_interval, resampled_counts
 from lib.label_scores import accuracy, macro_f1, matthews_correlation
-from ml_service.common.errors import BadRequest
 from ml_service.inference.engine import Engine
 from ml_service.inference.scoring import encode_pair, score_continuation
 from ml_service.inference.sequence import Likelihood
-from ml_service.pipeline.judging.judged import Cell, Judged, Metric, metric
+from ml_service.pipeline.judging.judged import Cell, Judged, Metric, cell_of, metric
 from ml_service.pipeline.judging.tables import Row
 
 MAX_LABELS = 50
@@ -41,9 +40,7 @@ class LabelTask:
 
     async def judge(self, row: Row) -> Judged:
         """Raises BadRequest where text or label is missing, ModelFailure where the model fails at it."""
-        text, label = row.cells.get(self._column), row.cells.get(self._label_column)
-        if text is None or label is None:
-            raise BadRequest(f"no text in column {self._column if text is None else self._label_column!r}")
+        text, label = cell_of(row, self._column), cell_of(row, self._label_column)
         found = await asyncio.gather(*(self._score(text, label_text, row.number) for label_text in self._texts))
         nats = [each.nats for each in found]
         wanted, got = self._labels.index(label), int(np.argmin(nats))

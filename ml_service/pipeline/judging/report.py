@@ -10,7 +10,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_service.common.errors import BadRequest, ServiceError
-from ml_service.pipeline.judging.judged import Judged, Metric, Task, cells_of, excerpt
+from ml_service.pipeline.judging.judged import Judged, Metric, Task, excerpt
 from ml_service.pipeline.judging.options import Columns
 from ml_service.pipeline.judging.tables import Row
 
@@ -77,7 +77,7 @@ class Account:
             task.add(judged)
         self._count += 1
         self._tokens += sum(judged.tokens for judged in found)
-        cells = cells_of(*(judged.cells for judged in found))
+        cells = {name: cell for judged in found for name, cell in judged.cells.items()}
         asked = row.cells.get(self._columns.text or self._columns.prompt or self._columns.image or "", "")
         self._write({"row": row.number, "asked": asked} | cells)
         self._remember(found[-1].badness, row.number, asked, cells)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from array import array
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import numpy as np
 
 from lib.bootstrap import Floats
-from ml_service.common.errors import BadRequest
 from ml_service.inference.engine import Engine
 from ml_service.inference.scoring import score_rolling
 from ml_service.inference.sequence import Likelihood
-from ml_service.pipeline.judging.judged import Judged, Metric, ratios, shares
+from ml_service.pipeline.judging.judged import Judged, Metric, Sums, cell_of, shares
 from ml_service.pipeline.judging.tables import Row
 
 _SPACE = re.compile(r"\s+")
-_SUMS = 5
 _LONG_CHARACTERS = 1 << 16
 
 
@@ -31,14 +28,12 @@ class TextTask:
 
     def __init__(self, engine: Engine, column: str) -> None:
         self._engine, self._column = engine, column
-        self._rows = array("d")
+        self._sums = Sums(_statistics)
         self._long_ones = asyncio.Lock()
 
     async def judge(self, row: Row) -> Judged:
         """Raises BadRequest where there is no text, ModelFailure where the model fails at it."""
-        text = row.cells.get(self._column)
-        if text is None:
-            raise BadRequest(f"no text in column {self._column!r}")
+        text = cell_of(row, self._column)
         found = await self._score(text, f"row {row.number}")
         size_bytes, words = len(text.encode()), len(_SPACE.split(text))
         bits = found.nats / math.log(2) / size_bytes
@@ -55,12 +50,11 @@ class TextTask:
 
     def add(self, judged: Judged) -> None:
         """Count a row in."""
-        self._rows.extend(judged.sums)
+        self._sums.add(judged)
 
     def metrics(self, wanted: Callable[[str], bool]) -> dict[str, Metric]:
-        """Weighted by the corpus: sums over all rows before anything is divided."""
-        found = ratios(np.frombuffer(self._rows).reshape(-1, _SUMS), _statistics)
-        return {name: figure for name, figure in found.items() if wanted(name)}
+        """Of the corpus."""
+        return self._sums.metrics(wanted)
 
 
 def _statistics(sums: Floats) -> Mapping[str, Floats]:
