@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from lib.processes import own_name
@@ -14,7 +14,7 @@ from ml_service.common.settings import Settings
 from ml_service.data.batch_report import StoredError
 from ml_service.data.database import Database
 from ml_service.data.evaluations import Evaluations, Standing
-from ml_service.data.jobs import Claim, Jobs
+from ml_service.data.jobs import Jobs
 from ml_service.data.staging import ReceivedFile
 from ml_service.inference.handles import Live
 from ml_service.pipeline.evaluating import Evaluator, run_evaluation
@@ -37,8 +37,7 @@ class Judgements:
         self._jobs, self._evaluations = Jobs(database), Evaluations(database)
         self._evaluator = Evaluator(database, settings)
         self._stop = threading.Event()
-        self._tasks: set[asyncio.Task[str]] = set()
-        self._is_busy = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -59,44 +58,41 @@ class Judgements:
         wanted = experiment_id if experiment_id is not None else self._active()
         standing, is_new = await asyncio.to_thread(self._evaluator.ask, wanted, options, file, actor)
         is_little = file.size_bytes <= self._settings.evaluate_at_once_bytes
-        if is_new and not (is_little and await asyncio.shield(self._begin(standing))):
+        if is_new and not (is_little and self._begin(standing)):
             self._supervisor.wake()
         standing = await self._wait_for(standing, wait_s, is_little)
         if standing.state == "failed":
             raise _failure(standing)
         return standing, is_new
 
-    async def _begin(self, standing: Standing) -> bool:
-        """Judge it here, where nothing else is being judged here and no worker has begun; whether that is so."""
+    def _begin(self, standing: Standing) -> bool:
+        """Judge it here, where nothing else is being judged here; whether that is so."""
         job_id = standing.evaluation.job_id
-        if self._is_busy or job_id is None:
+        if self._tasks or job_id is None:
             return False
-        self._is_busy = True
-        try:
-            owner = own_name()
-            claim = await asyncio.to_thread(self._jobs.claim, owner, f"at once at {owner}", None, job_id)
-            if claim is not None:
-                task = asyncio.create_task(asyncio.to_thread(self._judge, claim))
-                self._tasks.add(task)
-                task.add_done_callback(self._is_done)
-        finally:
-            self._is_busy = bool(self._tasks)
-        return claim is not None
+        task = asyncio.create_task(asyncio.to_thread(self._judge, job_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
 
-    def _is_done(self, task: asyncio.Task[str]) -> None:
-        self._tasks.discard(task)
-        self._is_busy = False
-
-    def _judge(self, claim: Claim) -> str:
+    def _judge(self, job_id: int) -> None:
+        owner, claim = own_name(), None
+        with suppress(Unavailable):  # the database is away, and whoever waits is told
+            claim = self._jobs.claim(owner, f"at once at {owner}", job_id=job_id)
+        if claim is None:  # a worker was faster, or it failed a moment ago and is not due yet
+            self._stop.wait(_LOOK_EVERY_S)
+            return
         work = partial(run_evaluation, self._database, self._settings, self._jobs, niceness=_NICENESS)
-        return settle(self._jobs, Lease(self._jobs, claim, self._stop), work)
+        settle(self._jobs, Lease(self._jobs, claim, self._stop), work)
 
     async def _wait_for(self, standing: Standing, wait_s: float, is_little: bool) -> Standing:
         deadline = asyncio.get_running_loop().time() + wait_s
         while not standing.is_over and asyncio.get_running_loop().time() < deadline:
+            if is_little and standing.state == "queued":
+                self._begin(standing)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-            elif not (is_little and standing.state == "queued" and await asyncio.shield(self._begin(standing))):
+            else:
                 await asyncio.sleep(_LOOK_EVERY_S)
             standing = await asyncio.to_thread(self._evaluations.standing, standing.evaluation.id)
         return standing
