@@ -10,7 +10,7 @@ from contextlib import suppress
 from PIL import Image
 
 from ml_service.common.errors import BadRequest, TooLarge
-from ml_service.common.settings import PROJECT
+from ml_service.common.settings import PROJECT, Settings
 from tests.broken_images import bombs, encoded
 from tests.rendered_images import render
 from tests.test_image_reader import in_a_loop, is_alive, peak_bytes, running, until
@@ -46,9 +46,9 @@ def test_it_ends_with_a_server_that_is_killed() -> None:
 def test_the_worst_images_take_less_than_500_mb() -> None:
     wide = Image.new("RGB", (4472, 4472), "white")  # as many pixels as there may be
     wide.paste(render("some words", "DejaVuSans", 60), (100, 100))
-    worst = [
+    worst = [  # each small enough to be taken
         encoded(wide.convert("RGBA"), "PNG", compress_level=1),
-        encoded(wide.convert("F"), "TIFF"),
+        encoded(wide.convert("F"), "TIFF", compression="tiff_adobe_deflate"),
         encoded(wide.crop((0, 0, 4472, 2236)), "WEBP", quality=50, method=0),
         *bombs().values(),
     ]
@@ -56,6 +56,7 @@ def test_the_worst_images_take_less_than_500_mb() -> None:
     async def act() -> None:
         async with running() as world:
             for image in worst:
+                assert len(image) <= Settings().max_image_bytes
                 with suppress(BadRequest, TooLarge):
                     assert "some words" in (await world.reader.read(image)).text
             assert world.results() == {"read": 3, "refused": len(bombs())}
