@@ -15,6 +15,7 @@ from ml_service.cli_data import data_app
 from ml_service.cli_deploy import deploy, deployments, rollback
 from ml_service.cli_evaluate import evaluate
 from ml_service.cli_experiments import experiments_app, retrain, worker
+from ml_service.cli_page import page
 from ml_service.cli_stage import stage
 from ml_service.cli_upkeep import audit_app, feedback_app, migrate, retention
 from ml_service.cli_words import pair, setting
@@ -37,7 +38,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(audit_app, name="audit")
-for verb in (bench, stage, evaluate, deploy, rollback, deployments, retrain, worker, retention, migrate):
+for verb in (bench, stage, evaluate, deploy, rollback, deployments, retrain, worker, page, retention, migrate):
     app.command()(verb)
 
 Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]

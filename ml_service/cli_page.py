@@ -1,0 +1,24 @@
+"""`ml-service page`: the web page as a process of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def page(
+    backend: Annotated[str, typer.Option(help="Address of the service that it shows.")] = "http://127.0.0.1:8000",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    grafana: Annotated[str | None, typer.Option(help="Address of Grafana, as browsers know it; linked to.")] = None,
+) -> None:
+    """Serve the web page alone, at http://HOST:PORT/ui; `ml-service serve` has it with it.
+
+    The page asks the service as any client does: with the key that its user enters, where keys are on.
+    Example: ml-service page --backend http://models:8000 --port 8080
+    """
+    from ml_service.frontend.process import serve
+
+    typer.echo(f"the page of {backend} is at http://{host}:{port}/ui", err=True)
+    serve(backend, grafana, host=host, port=port)

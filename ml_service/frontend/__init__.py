@@ -1,0 +1,1 @@
+"""How we look: a client of the public API only."""

@@ -1,0 +1,175 @@
+"""The service as a page asks it: JSON, files with progress, and streams of events; what it refuses is an exception."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import aiohttp
+
+_CONNECT_TIMEOUT_S = 3.0
+_ANSWER_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 1 << 16
+
+
+class ApiError(Exception):
+    """The service refused; the message is its own sentence."""
+
+    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status; 0 where there was no answer."""
+        self.problem = dict(problem or {})
+        """The whole `application/problem+json`."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nobody answered at all."""
+        return self.status == 0
+
+    @property
+    def wants_key(self) -> bool:
+        """Whether a key is missing, or is not the right one."""
+        return self.status == 401
+
+    @property
+    def fields(self) -> str:
+        """What is wrong with which field, in one line; empty where no field is at fault."""
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in self.problem.get("errors", ()))
+
+
+class SentFile(Protocol):
+    """A file on its way: what the page's own upload gives."""
+
+    name: str
+
+    def iterate(self, *, chunk_size: int = ...) -> AsyncIterator[bytes]:
+        """Its bytes, piece by piece."""
+
+    def size(self) -> int:
+        """In bytes."""
+
+
+@dataclass
+class Form:
+    """A multipart form: fields, then files under the name of their part."""
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    files: Iterable[tuple[str, SentFile]] = ()
+    on_sent: Callable[[int], None] | None = None
+    """Told of the bytes that have gone, as they go."""
+
+    def body(self) -> aiohttp.FormData:
+        """As it is sent; a file is streamed."""
+        data = aiohttp.FormData()
+        for name, value in self.fields.items():
+            data.add_field(name, value)
+        for part, file in self.files:
+            data.add_field(part, self._pieces(file), filename=file.name, content_type="application/octet-stream")
+        return data
+
+    async def _pieces(self, file: SentFile) -> AsyncIterator[bytes]:
+        async for piece in file.iterate(chunk_size=_CHUNK_BYTES):
+            yield piece
+            if self.on_sent is not None:
+                self.on_sent(len(piece))
+
+
+class Api:
+    """The service at one address, asked with one key."""
+
+    def __init__(self, session: aiohttp.ClientSession, backend: str, key: str | None = None) -> None:
+        self._session, self.backend, self.key = session, backend.rstrip("/"), key
+
+    async def get(self, path: str, **query: str | int | float) -> Any:
+        """What a route answers. Raises ApiError."""
+        return await self.send("GET", path, query=query)
+
+    async def text(self, path: str) -> str:
+        """What a route answers that is no JSON. Raises ApiError."""
+        async with self._asked("GET", path) as response:
+            return await response.text()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Form | None = None,
+        *,
+        query: Mapping[str, str | int | float] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = _ANSWER_TIMEOUT_S,
+    ) -> Any:
+        """What a route answers to this. Raises ApiError."""
+        async with self._asked(method, path, body, query=query, headers=headers, timeout_s=timeout_s) as response:
+            return await response.json()
+
+    async def events(self, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[tuple[str, Any]]:
+        """Server-sent events, each its name (`message` where it has none) and what it says.
+
+        POST where there is a body. Raises ApiError; who stops iterating (`aclosing`) leaves the service.
+        """
+        method, headers = ("GET" if body is None else "POST"), {"Accept": "text/event-stream"}
+        async with self._asked(method, path, body, headers=headers, timeout_s=None) as response:
+            waiting = b""
+            async for piece in response.content.iter_any():
+                *whole, waiting = (waiting + piece).split(b"\n\n")
+                for event in whole:
+                    if (told := _event(event)) is not None:
+                        yield told
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Form | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = _ANSWER_TIMEOUT_S,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        sent: dict[str, Any] = {"data": body.body()} if isinstance(body, Form) else {}
+        if body is not None and not sent:
+            sent = {"json": body}
+        own = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method, self.backend + path, params=query, headers={**own, **(headers or {})}, timeout=timeout, **sent
+            ) as response:
+                if response.status >= 400:
+                    raise await _refusal(response)
+                yield response
+        except TimeoutError as error:
+            raise ApiError("The service takes too long to answer.") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise ApiError("The service does not answer.") from error
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
+    try:
+        problem = json.loads(await response.read())
+        sentence = problem.get("detail") or problem["error"]["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ApiError(f"The service answered {response.status} {response.reason}.", response.status)
+    return ApiError(_as_sentence(sentence), response.status, problem)
+
+
+def _as_sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _event(lines: bytes) -> tuple[str, Any] | None:
+    name, data = "message", []
+    for line in lines.decode().split("\n"):
+        kind, _, rest = line.partition(":")
+        if kind == "event":
+            name = rest.strip()
+        elif kind == "data":
+            data.append(rest.removeprefix(" "))
+    return (name, json.loads("\n".join(data))) if data else None

@@ -1,0 +1,11 @@
+"""Health: how the service fares, over the last quarter of an hour."""
+
+from __future__ import annotations
+
+from ml_service.frontend.parts import page_title
+from ml_service.frontend.visit import Visit
+
+
+def build(visit: Visit) -> None:
+    """The page."""
+    page_title("Health", "The last 15 minutes of the process that answers here.")

@@ -1,0 +1,40 @@
+"""The page as a process: beside a server that started it (`python -m … DESCRIPTOR BACKEND`), or by itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import uvicorn
+
+from lib.processes import end_with_parent
+from ml_service.frontend.app import create_page
+
+_NICENESS = 5
+_GRACE_S = 2
+
+
+def serve(backend: str, grafana: str | None = None, **where: Any) -> None:
+    """Serve until a signal comes; `where` is uvicorn's `host` and `port`, or `fd`."""
+    page = create_page(backend, grafana)
+    config = uvicorn.Config(
+        page,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        ws="websockets-sansio",
+        **where,
+    )
+    uvicorn.Server(config).run()
+
+
+def main() -> None:
+    """Serve on a socket that the server listens on already, and end when it does."""
+    end_with_parent()
+    os.nice(_NICENESS)  # an answer goes before a picture of it
+    serve(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None, fd=int(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

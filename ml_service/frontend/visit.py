@@ -1,0 +1,68 @@
+"""Who looks at a page: with which key and theme, and whether the page can be seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from fastapi import Request
+from nicegui import Client
+
+from ml_service.frontend.api import Api
+from ml_service.frontend.feeds import Feeds
+
+KEY_COOKIE, THEME_COOKIE = "ml_service_key", "ml_service_theme"
+_SETTLE_S = 0.5
+"""So long a page waits for what it shows before it is sent with places for it."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What all visits share."""
+
+    session: aiohttp.ClientSession
+    backend: str
+    feeds: Feeds
+    grafana: str | None = None
+    """Where dashboards are, if anywhere."""
+
+
+class Visit:
+    """One open page."""
+
+    def __init__(self, service: Service, request: Request, client: Client) -> None:
+        self.service, self.client = service, client
+        self.path: Mapping[str, str] = request.path_params
+        self.query: Mapping[str, str] = request.query_params
+        self.api = Api(service.session, service.backend, request.cookies.get(KEY_COOKIE))
+        self.is_dark = {"dark": True, "light": False}.get(request.cookies.get(THEME_COOKIE, ""))
+        """None where the browser decides."""
+        self.address = str(request.base_url).rstrip("/").removesuffix("/ui")
+        """As the browser knows the service, for what people copy."""
+        self.is_visible = True
+        self._firsts: list[asyncio.Event] = []
+
+    def wait_for(self, first: asyncio.Event) -> None:
+        """Something that the page would rather have when it is sent."""
+        self._firsts.append(first)
+
+    async def settled(self) -> None:
+        """Until everything is there, for half a second at most."""
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                for first in self._firsts:
+                    await first.wait()
+        except TimeoutError:
+            return
+
+    def refresh(self, prefix: str) -> None:
+        """What begins so has been changed: ask again now."""
+        self.service.feeds.refresh(self.api, prefix)
+
+    def seen(self, is_visible: bool) -> None:
+        """The browser says whether the page can be seen."""
+        self.is_visible = is_visible
+        if is_visible:
+            self.service.feeds.wake()
