@@ -39,7 +39,7 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from ml_service.pipeline.judging.options import EvaluationOptions
+    from ml_service.common.evaluation_options import EvaluationOptions
     from ml_service.pipeline.judging.question import ROWS_FILE, Question
     from ml_service.pipeline.judging.stage import judge
 

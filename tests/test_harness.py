@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ml_service.common.bundle import TOKENIZER_FILE, load_architecture
-from ml_service.pipeline.judging.options import EvaluationOptions
+from ml_service.common.evaluation_options import EvaluationOptions
 from ml_service.pipeline.judging.question import Question
 from ml_service.pipeline.judging.report import Report
 from ml_service.pipeline.judging.stage import judge

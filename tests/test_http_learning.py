@@ -195,6 +195,7 @@ def test_feedback_refers_to_an_answer_and_becomes_data(client: TestClient, servi
     assert (kept.status_code, kept.json()["verdict"]) == (201, "corrected")
     assert "blank" in problem(client.post("/feedback", json=body | {"correction": "  "}), 400)
     assert "request_id" in problem(client.post("/feedback", json=body | {"request_id": "a b"}), 400)
+    assert client.get("/feedback").json() == {"kept": 1, "lessons": 1}
     exported = client.post("/feedback/export")
     assert (exported.status_code, exported.json()) == (202, {"lessons": 1})
     claim = Jobs(service.database).claim("tests", "here")
@@ -204,6 +205,7 @@ def test_feedback_refers_to_an_answer_and_becomes_data(client: TestClient, servi
     assert added is not None
     assert added.report.accepted == 1
     assert client.get("/datasets").json()["datasets"][0]["sources"]["feedback"]["records"] == 1
+    assert client.get("/feedback").json() == {"kept": 1, "lessons": 0}
 
 
 def service_log(service: Service) -> list[LoggedRequest]:

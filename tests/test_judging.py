@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from ml_service.common.errors import BadRequest, ServiceError, TooLarge
+from ml_service.common.evaluation_options import EvaluationOptions, choose_columns
 from ml_service.inference import image
 from ml_service.inference.reading import Reading, ReadLine
 from ml_service.pipeline.judging import stage
-from ml_service.pipeline.judging.options import EvaluationOptions, choose_columns
 from ml_service.pipeline.judging.question import Question
 from ml_service.pipeline.judging.report import Report
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml_service.common.evaluation_options import EvaluationOptions
 from ml_service.common.types import Identifier, StorableText
 from ml_service.data.evaluations import Standing
 from ml_service.data.tables import Evaluation
-from ml_service.pipeline.judging.options import EvaluationOptions
 from ml_service.pipeline.judging.report import Report
 
 

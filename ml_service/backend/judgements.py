@@ -10,6 +10,7 @@ from functools import partial
 
 from lib.processes import own_name
 from ml_service.common.errors import NotFound, ServiceError, Unavailable
+from ml_service.common.evaluation_options import EvaluationOptions
 from ml_service.common.settings import Settings
 from ml_service.data.batch_report import StoredError
 from ml_service.data.database import Database
@@ -19,7 +20,6 @@ from ml_service.data.staging import ReceivedFile
 from ml_service.inference.handles import Live
 from ml_service.pipeline.evaluating import Evaluator, run_evaluation
 from ml_service.pipeline.job_outcome import settle
-from ml_service.pipeline.judging.options import EvaluationOptions
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.supervisor import Supervisor
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Select, func, or_, select, update
 
 from ml_service.common.errors import BadRequest
 from ml_service.data import audit
@@ -24,6 +24,15 @@ class Lesson:
 
     feedback_id: int
     text: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How much feedback there is."""
+
+    kept: int
+    lessons: int
+    """That can become data and are not yet."""
 
 
 class FeedbackStore:
@@ -55,27 +64,19 @@ class FeedbackStore:
 
     def lessons(self, limit: int = 100_000) -> list[Lesson]:
         """What can become data and is not yet: corrections, and accepted answers whose text is in the request log."""
-        answers = (
-            select(LoggedRequest.request_id, func.max(LoggedRequest.id).label("id"))
-            .where(LoggedRequest.answer.is_not(None))
-            .group_by(LoggedRequest.request_id)
-            .subquery()
-        )
-        wanted = (
-            select(Feedback, LoggedRequest.answer)
-            .outerjoin(answers, answers.c.request_id == Feedback.request_id)
-            .outerjoin(LoggedRequest, LoggedRequest.id == answers.c.id)
-            .where(Feedback.batch_id.is_(None))
-            .where(or_(Feedback.correction.is_not(None), Feedback.accepted & LoggedRequest.answer.is_not(None)))
-            .order_by(Feedback.id)
-            .limit(limit)
-        )
+        wanted = _lessons(Feedback, LoggedRequest.answer).order_by(Feedback.id).limit(limit)
         with self._database.reading() as session:
             rows = session.execute(wanted).all()
         return [
             Lesson(feedback.id, (feedback.prompt or "") + (feedback.correction or answer or ""))
             for feedback, answer in rows
         ]
+
+    def standing(self) -> Standing:
+        """How much there is."""
+        with self._database.reading() as session:
+            kept = session.scalar(select(func.count(Feedback.id))) or 0
+            return Standing(kept, session.scalar(_lessons(func.count(Feedback.id))) or 0)
 
     def became(self, lessons: Sequence[Lesson], batch_id: int, actor: str) -> None:
         """These are data now."""
@@ -87,3 +88,20 @@ class FeedbackStore:
             audit.record(
                 self._database, session, actor, "feedback export", f"batch {batch_id}", {}, {"lessons": len(ids)}
             )
+
+
+def _lessons(*columns: Any) -> Select[Any]:
+    answers = (
+        select(LoggedRequest.request_id, func.max(LoggedRequest.id).label("id"))
+        .where(LoggedRequest.answer.is_not(None))
+        .group_by(LoggedRequest.request_id)
+        .subquery()
+    )
+    return (
+        select(*columns)
+        .select_from(Feedback)
+        .outerjoin(answers, answers.c.request_id == Feedback.request_id)
+        .outerjoin(LoggedRequest, LoggedRequest.id == answers.c.id)
+        .where(Feedback.batch_id.is_(None))
+        .where(or_(Feedback.correction.is_not(None), Feedback.accepted & LoggedRequest.answer.is_not(None)))
+    )

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from lib.files import remove_tree, sha256_of_text, write_json
 from ml_service.common.errors import ServiceError, Unavailable
+from ml_service.common.evaluation_options import EvaluationOptions
 from ml_service.common.settings import Settings
 from ml_service.data.batch_report import StoredError
 from ml_service.data.database import Database, now
@@ -24,7 +25,6 @@ from ml_service.data.jobs import Jobs
 from ml_service.data.staging import ReceivedFile
 from ml_service.inference.image_reader import READER_ENVIRONMENT
 from ml_service.pipeline.job_outcome import Cancelled, GivenBack
-from ml_service.pipeline.judging.options import EvaluationOptions
 from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, ROWS_FILE
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.stage_process import LOG_FILE, StageInterrupted, run_watched

@@ -1,4 +1,4 @@
-"""`POST /feedback`: what somebody thought of an answer; `POST /feedback/export`: all of it becomes data."""
+"""`/feedback`: what somebody thought of an answer, how much of it there is, and how all of it becomes data."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ class FeedbackResponse(BaseModel):
     verdict: Literal["accepted", "corrected", "rejected"]
 
 
+class FeedbackStanding(BaseModel):
+    """How much feedback there is."""
+
+    kept: int = Field(description="Verdicts that were ever given.")
+    lessons: int = Field(description="Texts that `POST /feedback/export` would make data of now.")
+
+
 class ExportResponse(BaseModel):
     """The worker makes a data batch of so many lessons; `GET /datasets` shows it."""
 
@@ -69,6 +76,13 @@ async def feedback(
     )
     request.app.state.telemetry.feedback.labels(verdict).inc()
     return FeedbackResponse(id=kept.id, verdict=verdict)
+
+
+@router.get("/feedback")
+async def standing(database: CurrentDatabase) -> FeedbackStanding:
+    """How much of it there is, and how much can become data."""
+    found = await asyncio.to_thread(FeedbackStore(database).standing)
+    return FeedbackStanding(kept=found.kept, lessons=found.lessons)
 
 
 @router.post("/feedback/export", status_code=202)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml_service.pipeline.judging.options import EvaluationOptions
+from ml_service.common.evaluation_options import EvaluationOptions
 
 QUESTION_FILE, REPORT_FILE, PROGRESS_FILE, ROWS_FILE = "question.json", "report.json", "progress.json", "rows.csv"
 SCRATCH = ".scratch-"

@@ -10,8 +10,8 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_service.common.errors import BadRequest, ServiceError
+from ml_service.common.evaluation_options import Columns
 from ml_service.pipeline.judging.judged import Judged, Metric, Task, excerpt
-from ml_service.pipeline.judging.options import Columns
 from ml_service.pipeline.judging.tables import Row
 
 WORST = 10

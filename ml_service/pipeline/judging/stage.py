@@ -15,6 +15,7 @@ from lib.files import staged
 from lib.in_order import map_in_order
 from lib.memory import at_most_more
 from ml_service.common.errors import BadRequest, ServiceError, TooLarge
+from ml_service.common.evaluation_options import Columns, EvaluationOptions, choose_columns
 from ml_service.common.settings import Settings
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.engine import Engine
@@ -23,7 +24,6 @@ from ml_service.inference.live import open_live_model
 from ml_service.inference.scoring import JUDGING_CHUNK
 from ml_service.pipeline.judging.judged import Judged, Task
 from ml_service.pipeline.judging.label_task import MAX_LABELS, LabelTask
-from ml_service.pipeline.judging.options import Columns, EvaluationOptions, choose_columns
 from ml_service.pipeline.judging.question import ROWS_FILE, SCRATCH, Question
 from ml_service.pipeline.judging.reading_task import ReadingTask
 from ml_service.pipeline.judging.report import Account, Report
