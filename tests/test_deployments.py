@@ -13,10 +13,11 @@ from ml_service.common.errors import BundleRefused, Conflict, NotFound
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.deployments import CHANNEL, Deployments, Fault, Order
+from ml_service.data.experiments import Experiments
 from ml_service.data.listener import Listener
 from ml_service.data.replicas import Replicas
 from ml_service.data.schema import migrate
-from ml_service.data.tables import Deployment, Experiment, Replica
+from ml_service.data.tables import Artifact, Deployment, Experiment, Replica
 from tests.databases import Cluster
 
 
@@ -217,6 +218,28 @@ def test_replicas_that_beat_live_and_those_that_do_not_are_forgotten(database: D
             assert session.query(Replica).count() == left
     replicas.leave("a")
     assert replicas.living() == []
+
+
+def test_a_bundle_is_found_by_number_and_by_name_the_newest_that_is_there_first(world: World, tmp_path: Path) -> None:
+    experiments = Experiments(world.database, tmp_path)
+    with world.database.writing() as session:
+        for number, name, removed in ((1, "same", None), (2, "same", None), (3, "same", now()), (4, "2", None)):
+            session.get_one(Experiment, number).name = name
+            session.add(
+                Artifact(
+                    experiment_id=number, role="bundle", path=str(number), sha256="", size_bytes=1, removed=removed
+                )
+            )
+
+    def found(name: str) -> int:
+        return experiments.bundle_named(name).experiment.id
+
+    assert [found(name) for name in ("same", "1", "2", "4")] == [2, 1, 2, 4]
+    with pytest.raises(Conflict, match="experiment 3 has no bundle any more"):
+        found("3")
+    for name in ("5", "999999999", "1" * 40, "Same", "", "-1", "²"):
+        with pytest.raises(NotFound, match="no experiment has that number or name"):
+            found(name)
 
 
 def test_who_listens_is_woken_by_a_change(cluster: Cluster, tmp_path: Path) -> None:

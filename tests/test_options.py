@@ -18,7 +18,7 @@ EXAMPLES: dict[str, Any] = {
     "max_new_tokens": 7, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2,
     "logit_bias": {5: -1.5}, "stop": ["\n", "я"], "stop_token_ids": [1, 2], "ignore_eos": True,
     "json_schema": {"type": "string"}, "regex": "[0-9]+", "seed": 11, "logprobs": 2, "n": 3, "stream": True,
-    "return_image": True,
+    "return_image": True, "model": "with our notes",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from ml_service.inference.reading import Reading
 
 Options = Mapping[str, Any]
 """Parameters that were given for all rows."""
-OPTION_NAMES = frozenset(GenerationParameters.model_fields)
+_OPTION_NAMES = frozenset(GenerationParameters.model_fields)
 _COLUMNS = frozenset(BatchRow.model_fields)
 _PIECE_ROWS = 64
 _MAX_SCHEMA_CHARACTERS = 16 << 10
@@ -53,6 +53,11 @@ class Wish:
 
 
 Wishes = Iterable[Wish] | AsyncIterable[Wish]
+
+
+def shared_of(options: GenerationParameters) -> Options:
+    """What was given for all rows, and no defaults: a row's own parameters go before."""
+    return options.model_dump(include=set(_OPTION_NAMES), exclude_unset=True)
 
 
 def wishes_of(rows: Iterable[Any], shared: Options) -> Iterator[Wish]:
@@ -148,7 +153,7 @@ def _wish(number: int, row: Any, shared: Options) -> Wish:
         return Wish(id_, error=row.reason)
     try:
         own = BatchRow.model_validate({"text": row} if isinstance(row, str) else row)
-        given = own.model_dump(include=OPTION_NAMES, exclude_unset=True)  # type: ignore[arg-type]
+        given = own.model_dump(include=_OPTION_NAMES, exclude_unset=True)  # type: ignore[arg-type]
         return Wish(id_, own.text, GenerationParameters(**{**shared, **given}))
     except ValidationError as error:
         return Wish(id_, error=str(bad_request_of(error)))

@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from ml_service.backend.middleware import TAKEN
-from ml_service.common.errors import Unauthenticated, UnsupportedMediaType
+from ml_service.common.errors import NotFound, Unauthenticated, UnsupportedMediaType
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.inference.handles import ACTIVE, BUCKETS, Live
@@ -41,13 +41,24 @@ async def live_of(request: Request) -> Live:
     return _live(request)
 
 
-def current_model(request: Request, name: str = ACTIVE) -> LiveModel:
+def open_model(request: Request, name: str = ACTIVE) -> LiveModel | None:
     """The model on which this request ends; `GiveBack` gives it back when the whole answer has been sent.
 
-    Raises Unavailable where there is none, NotFound for a name that no open model has. Called by the routes
-    themselves: a dependency costs each request some forty microseconds.
+    None for a name that no open model has: `open_model(…) or await guest_model(…)`, so that who asks for the active one
+    waits for nothing. Raises Unavailable where there is none. Called by the routes themselves: a dependency costs each
+    request some forty microseconds.
     """
-    model = _live(request).take(partial(_bucket, request), name)
+    try:
+        model = _live(request).take(partial(_bucket, request), name)
+    except NotFound:
+        return None
+    request.scope[TAKEN].append(model)
+    return model
+
+
+async def guest_model(request: Request, name: str) -> LiveModel:
+    """The same of an experiment that is not open yet. Raises as `Guests.take`."""
+    model = await (await replica_of(request)).guest(name)
     request.scope[TAKEN].append(model)
     return model
 

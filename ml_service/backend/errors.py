@@ -31,6 +31,7 @@ STATUS_OF: Mapping[type[errors.ServiceError], tuple[int, str]] = {
     errors.Unavailable: (503, "unavailable"),
     errors.InsufficientStorage: (507, "insufficient storage"),
     errors.BundleRefused: (409, "bundle refused"),
+    errors.DoesNotFit: (409, "bundle refused"),
 }
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _TITLES = {400: "bad request", 404: "not found", 405: "method not allowed", 413: "too large"}

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from ml_service.backend.answers import current_id, forward_json, forward_response, token_scores
-from ml_service.backend.dependencies import current_model
+from ml_service.backend.dependencies import guest_model, open_model
 from ml_service.backend.errors import problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.images import Load, Seen, look
@@ -29,7 +29,7 @@ async def continued(
     """The answer, or the beginning of its stream. Raises what the engine and the reader of pictures raise."""
     if wish.return_image and picture is None:
         raise BadRequest("return_image: there is no image to give back", [("return_image", "no image came")])
-    model = current_model(request)
+    model = open_model(request, wish.model) or await guest_model(request, wish.model)
     seen = await look(request, picture) if picture is not None else None
     prompt = await model.engine.encode(text if seen is None else seen.behind(text))
     work = Work([prompt], wish, current_id(), wish.n, timeout_s)

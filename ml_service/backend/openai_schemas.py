@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from ml_service.backend.schemas import MAX_ANSWERS
-from ml_service.common.types import GenerationParameters
+from ml_service.common.types import GenerationParameters, StorableText
 
 TokenIds = list[StrictInt]
 Prompts = str | TokenIds | list[str] | list[TokenIds]
@@ -26,7 +26,7 @@ class OpenAIRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="`active`, or the name or id of the experiment that answers.")
+    model: StorableText = Field(description="`active`, or the name or id of the experiment that answers.")
     temperature: float = Field(1.0, ge=0, le=10, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     n: int = Field(1, ge=1, le=MAX_ANSWERS, description="So many answers for each prompt.")

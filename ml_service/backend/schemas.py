@@ -7,13 +7,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from ml_service.common.types import FinishReason, GenerationParameters
+from ml_service.common.types import FinishReason, GenerationParameters, StorableText
 from ml_service.inference.reading import Reading, ReadLine
 
 MAX_ANSWERS = 32
 
 
-class ForwardOptions(GenerationParameters):
+class BatchOptions(GenerationParameters):
+    """How to continue texts, and who does it."""
+
+    model: StorableText = Field(
+        "active",
+        min_length=1,
+        max_length=120,
+        description="Who answers: `active`, `shadow`, `canary`, or any experiment by its id or name; the model of one "
+        "that is not deployed is opened for it.",
+    )
+
+
+class ForwardOptions(BatchOptions):
     """How to answer; in a form each is a field or a header."""
 
     n: int = Field(1, ge=1, le=MAX_ANSWERS, description="So many answers, each with random numbers of its own.")
@@ -75,7 +87,7 @@ class BatchRow(GenerationParameters):
     )
 
 
-class ForwardBatchRequest(GenerationParameters):
+class ForwardBatchRequest(BatchOptions):
     """Prompts, and how to continue all of them."""
 
     model_config = ConfigDict(

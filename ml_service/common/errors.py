@@ -65,3 +65,7 @@ class InsufficientStorage(ServiceError):
 
 class BundleRefused(ServiceError):
     """A bundle that cannot be trusted: incomplete, changed, foreign, or not able to prove itself."""
+
+
+class DoesNotFit(BundleRefused):
+    """A bundle for which there is too little memory now."""

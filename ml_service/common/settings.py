@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     """The most tokens of a prompt that are read in one step; fewer while others wait for their next token."""
     prefix_cache_mib: int | None = Field(None, ge=0)
     """Memory for what prompts share, 0 for none; a thirty-second of the free, at most 256, where not given."""
+    max_guests: int = Field(1, ge=0, le=16)
+    """Models that may be open beside the deployed ones because a request names their experiment; 0 for none."""
+    guest_idle_s: float = Field(300.0, gt=0)
+    """How long such a model is kept open without a request."""
     lookup_rows: int = Field(16, ge=0, le=256)
     """Guess ahead (prompt look-up) where a step then has at most so many tokens; 0 turns it off."""
     request_timeout_s: float = Field(600.0, gt=0)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ml_service.common.bundle import bundle_sha256, load_manifest
-from ml_service.common.errors import Conflict, NotFound
+from ml_service.common.errors import BundleRefused, Conflict, NotFound
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.states import change_state
 from ml_service.data.tables import Artifact, Experiment
 
-BUNDLE = "bundle"
+BUNDLE, SAMPLES = "bundle", "samples"
+"""Roles of artifacts."""
 FINISHED = ("succeeded", "failed", "cancelled")
 _NOT_DEPLOYABLE = {
     "queued": "is still waiting to be trained",
@@ -26,7 +28,9 @@ _NOT_DEPLOYABLE = {
     "cancelled": "was cancelled before it had a model",
     "succeeded": "has no bundle any more: retention removed its files",
 }
-Sort = Literal["id", "name", "state", "created", "finished"]
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+"""Of a row in any database."""
+Sort = Literal["id", "name", "state", "created", "finished", "data", "parameters", "bits_per_byte"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class StoredBundle:
     experiment: Experiment
     path: Path
     sha256: str
+
+    def check(self) -> None:
+        """Raises BundleRefused, in words, where what lies there is not the bundle that the experiment left."""
+        load_manifest(self.path)  # refuses in words where the directory is gone
+        if bundle_sha256(self.path) != self.sha256:
+            raise BundleRefused(f"the bundle of experiment {self.experiment.id} is not the one that it left")
 
 
 class Experiments:
@@ -63,17 +73,18 @@ class Experiments:
         limit: int = 100,
         offset: int = 0,
     ) -> list[Experiment]:
-        """Those that match; `name` is a part of it."""
-        column = getattr(Experiment, sort)
-        wanted = select(Experiment).order_by(column.desc() if newest_first else column, Experiment.id.desc())
-        if states:
-            wanted = wanted.where(Experiment.state.in_(states))
-        if name:
-            wanted = wanted.where(Experiment.name.icontains(name, autoescape=True))
-        if kind:
-            wanted = wanted.where(Experiment.kind == kind)
+        """Those that match; `name` is a part of it. What has no value to be sorted by comes last."""
+        column = _sorted_by(sort)
+        wanted = select(Experiment).where(*_matching(states, name, kind))
+        wanted = wanted.order_by((column.desc() if newest_first else column.asc()).nulls_last(), Experiment.id.desc())
         with self._database.reading() as session:
             return list(session.scalars(wanted.limit(limit).offset(offset)))
+
+    def count(self, states: tuple[str, ...] = (), name: str | None = None, kind: str | None = None) -> int:
+        """How many match."""
+        with self._database.reading() as session:
+            wanted = select(func.count()).select_from(Experiment).where(*_matching(states, name, kind))
+            return session.scalar(wanted) or 0
 
     def set_phase(self, session: Session, experiment_id: int, phase: str) -> None:
         """Which stage runs."""
@@ -91,6 +102,17 @@ class Experiments:
         if artifact is None or experiment.state not in FINISHED:
             raise Conflict(f"experiment {experiment_id} {_NOT_DEPLOYABLE[experiment.state]}")
         return StoredBundle(experiment, self._store / artifact.path, artifact.sha256)
+
+    def bundle_named(self, name: str) -> StoredBundle:
+        """That of an experiment by its number or its name; of those with the same name, the newest that has a bundle.
+
+        Raises NotFound, Conflict as `bundle_of`.
+        """
+        number = int(name) if _NUMBER.fullmatch(name) else None
+        with self._database.reading() as session:
+            if number is None or session.get(Experiment, number) is None:
+                number = _newest_named(session, name)
+        return self.bundle_of(number)
 
     def artifacts_of(self, experiment_id: int) -> list[Artifact]:
         """What it left, by role."""
@@ -168,6 +190,37 @@ def check_bundle_is_kept(session: Session, experiment_id: int) -> None:
     removed = select(Artifact.removed).where(Artifact.experiment_id == experiment_id, Artifact.role == BUNDLE)
     if session.scalar(removed) is not None:
         raise Conflict(f"experiment {experiment_id} {_NOT_DEPLOYABLE['succeeded']}")
+
+
+def _matching(states: tuple[str, ...], name: str | None, kind: str | None) -> list[ColumnElement[bool]]:
+    wanted = [Experiment.state.in_(states)] if states else []
+    wanted += [Experiment.name.icontains(name, autoescape=True)] if name else []
+    return wanted + ([Experiment.kind == kind] if kind else [])
+
+
+def _sorted_by(sort: Sort) -> ColumnElement[Any]:
+    match sort:
+        case "data":
+            return Experiment.dataset_version_id.expression
+        case "parameters":
+            return Experiment.summary["parameters"].as_integer()
+        case "bits_per_byte":  # of the new text: what all retrainings are judged by
+            return Experiment.summary["scores", "new", "bits_per_byte"].as_float()
+        case _:
+            column: ColumnElement[Any] = getattr(Experiment, sort).expression
+            return column
+
+
+def _newest_named(session: Session, name: str) -> int:
+    kept = exists().where(
+        Artifact.experiment_id == Experiment.id, Artifact.role == BUNDLE, Artifact.removed.is_(None),
+        Experiment.state.in_(FINISHED),
+    )  # fmt: skip
+    wanted = select(Experiment.id).where(Experiment.name == name).order_by(kept.desc(), Experiment.id.desc())
+    found = session.scalar(wanted.limit(1))
+    if found is None:
+        raise NotFound(f"there is no model {name!r} here: no experiment has that number or name")
+    return found
 
 
 def _found(session: Session, experiment_id: int) -> Experiment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ml_service.common.errors import BundleRefused
+from ml_service.common.errors import BundleRefused, DoesNotFit
 
 _SLOTS_PER_CORE = 16
 _MAX_DEFAULT_SLOTS = 64
@@ -50,7 +50,8 @@ def plan_capacity(
     """Fill in what was not set.
 
     `token_bytes` are the keys and values of a token, `model_bytes` the weights in memory, `spare` the tokens that a
-    slot has room for beyond its context. Raises BundleRefused in words where what was set does not fit.
+    slot has room for beyond its context. Raises BundleRefused in words where what was set is not possible, DoesNotFit
+    where there is too little memory for it.
     """
     context = wishes.context or context_length
     if context > context_length:
@@ -71,7 +72,7 @@ def plan_capacity(
     else:
         prefix_cache_bytes = wishes.prefix_cache_mib * _MIB
     if left_bytes < prefix_cache_bytes:
-        raise BundleRefused(
+        raise DoesNotFit(
             f"it does not fit: the weights take {_mib(model_bytes)}, {slots} slots of {context:,} tokens "
             f"{_mib(slots * slot_bytes)} and the prefix cache {_mib(prefix_cache_bytes)}, but only "
             f"{_mib(machine.free_bytes)} of memory are free: set ML_SERVICE_SLOTS, ML_SERVICE_CONTEXT or "

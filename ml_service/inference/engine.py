@@ -56,6 +56,9 @@ class Engine:
     def __init__(self, session: Session, vocabulary: Vocabulary, options: EngineOptions, telemetry: Telemetry) -> None:
         self.architecture = session.architecture
         self.slots, self._nats = session.slots, session.nats
+        slot_bytes = self.architecture.context_length * session.cache_bytes_per_token
+        self.cache_bytes = session.slots * slot_bytes + options.prefix_cache_bytes
+        """What slots and prefix cache may come to take: the memory is taken when it is first written."""
         self.vocabulary, self._timeout_s = vocabulary, options.timeout_s
         self._tokenizer = vocabulary.tokenizer
         self._grammars = Grammars(self._tokenizer, self.architecture.vocabulary_size, self.architecture.end_of_text_id)

@@ -1,17 +1,18 @@
-"""Which models answer: active, shadow and canary, swapped by one reference; each is closed after its last request."""
+"""Which models answer: the slot's, swapped by one reference, and guests beside it; none is closed while it answers."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
 from lib.memory import give_back_freed_pages
-from ml_service.common.errors import NotFound, Unavailable
+from ml_service.common.errors import NotFound, Overloaded, Unavailable
 from ml_service.inference.engine import Engine, Observer
+from ml_service.inference.guest_book import GuestBook
 from ml_service.inference.live import LiveModel
 from ml_service.inference.sequence import Finished, Sequence
 from ml_service.inference.shadow import Shadow
@@ -22,6 +23,7 @@ ACTIVE = "active"
 BUCKETS = 10_000
 """Requests are spread over so many; a canary answers the first of them."""
 _CLOSE_TIMEOUT_S = 30.0
+_PLACE_RETRY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Live:
         self._serving: frozenset[Engine] = frozenset()
         """Of the handles."""
         self._open: set[Engine] = set()
-        """Those and the ones that only end what they have begun."""
+        """Those, the guests', and the ones that only end what they have begun."""
+        self._guests = GuestBook()
         self._closing: list[threading.Thread] = []
 
     @property
@@ -85,9 +88,12 @@ class Live:
 
     @property
     def models(self) -> dict[str, LiveModel]:
-        """Those that are open, by every name. Raises Unavailable while starting and draining."""
+        """Those that are open, by every name, guests by their number. Raises Unavailable while starting, draining."""
         _ = self.current
-        return self._handles.models()
+        named = self._handles.models()
+        for name, guest in self._guests.models.items():
+            named.setdefault(name, guest)
+        return named
 
     @property
     def is_open(self) -> bool:
@@ -130,6 +136,18 @@ class Live:
             raise NotFound(f"there is no model {name!r} here: ask for {', '.join(models)}")
         return models[name]
 
+    def take_experiment(self, experiment_id: int) -> LiveModel | None:
+        """The same by number alone; None where it is not open. Raises Unavailable."""
+        with self._lock:
+            model = self.of_experiment(experiment_id)
+            if model is not None:
+                self._users[model.engine] += 1
+            return model
+
+    def of_experiment(self, experiment_id: int) -> LiveModel | None:
+        """A deployed model goes before a guest. Raises Unavailable."""
+        return next((model for model in self.models.values() if model.experiment_id == experiment_id), None)
+
     def give_back(self, model: LiveModel) -> None:
         """A request is over; a model that was swapped out is closed by its last one."""
         engine = model.engine
@@ -138,7 +156,7 @@ class Live:
             if self._users[engine]:
                 return
             del self._users[engine]
-            if engine not in self._serving:
+            if engine not in self._serving and not self._guests.rests(engine):
                 self._retire([engine])
 
     def swap(self, handles: Handles) -> None:
@@ -150,6 +168,8 @@ class Live:
             offer = handles.shadow.offer
             handles.active.engine.observers += (lambda sequence, end: offer(sequence.answered(end)),)
         with self._lock:
+            deployed = {str(model.experiment_id) for model in handles.models().values()}
+            self._dismiss([name for name in self._guests.models if name in deployed])
             left = self._serving - handles.engines()
             self._handles, self._serving = handles, handles.engines()
             self._open |= self._serving
@@ -161,9 +181,46 @@ class Live:
         """Let this model answer alone."""
         self.swap(Handles(model.generation, model))
 
+    def welcome(self, guest: LiveModel) -> None:
+        """Let it answer who asks for its experiment. Raises Unavailable while draining."""
+        guest.engine.observers = self._observers_of(guest)
+        with self._lock:
+            _ = self.current
+            self._guests.add(guest)
+            self._open.add(guest.engine)
+
+    def guests_in_use(self) -> set[int]:
+        """The experiments of those that answer somebody now."""
+        with self._lock:
+            return {int(name) for name, guest in self._guests.models.items() if guest.engine in self._users}
+
+    def make_room(self, most: int, wanted: Collection[int]) -> None:
+        """Close guests until there are fewer than `most`, but none in use or wanted; blocks until they are closed.
+
+        The one that was asked longest ago goes first. Raises Overloaded where those that may go are too few.
+        """
+        with self._lock:
+            may_go = [name for name in self._guests.idle(self._users) if int(name) not in wanted]
+            surplus = max(len(self._guests.models) - most + 1, 0)
+            if surplus > len(may_go):
+                raise all_in_use(most)
+            self._dismiss(may_go[:surplus])
+        self._wait_for_closing()
+
+    def dismiss_idle(self, for_s: float = 0.0, waits: bool = False) -> None:
+        """Close the guests that nobody has used for so long; where it `waits` it blocks until they are closed."""
+        if not self._guests.models:
+            return
+        with self._lock:
+            self._dismiss(self._guests.idle(self._users, for_s))
+        if waits:
+            self._wait_for_closing()
+
     def drain(self) -> None:
         """Refuse new requests; running ones go on."""
         self._is_draining = True
+        with self._lock:
+            self._dismiss(list(self._guests.models))
         if self._handles.active is not None:
             self._handles.active.engine.observers = self._observers_of(self._handles.active)
 
@@ -171,13 +228,25 @@ class Live:
         """Stop every engine; blocks until their threads are gone."""
         with self._lock:
             self._handles, self._serving = Handles(), frozenset()
+            self._dismiss(list(self._guests.models))
             self._retire(list(self._open))
-            closing = list(self._closing)
-        for thread in closing:
-            thread.join(_CLOSE_TIMEOUT_S)
+        self._wait_for_closing()
 
     def _observers_of(self, model: LiveModel) -> tuple[Observer, ...]:
         return (partial(self.watch, model),) if self.watch is not None else ()
+
+    def _dismiss(self, guests: list[str]) -> None:
+        """Running requests end on them; nobody else gets them."""
+        gone = self._guests.remove(guests)
+        for engine in gone:
+            engine.observers = ()
+        self._retire([engine for engine in gone if engine not in self._users])
+
+    def _wait_for_closing(self) -> None:
+        with self._lock:
+            closing = list(self._closing)
+        for thread in closing:
+            thread.join(_CLOSE_TIMEOUT_S)
 
     def _retire(self, engines: list[Engine]) -> None:
         self._closing = [thread for thread in self._closing if thread.is_alive()]
@@ -186,6 +255,13 @@ class Live:
             thread = threading.Thread(target=_close, args=(engines,), name="retire-model", daemon=True)
             self._closing.append(thread)
             thread.start()
+
+
+def all_in_use(places: int) -> Overloaded:
+    """There is no place for another guest."""
+    taken = f"all {places} places" if places > 1 else "the one place"
+    sentence = f"others use {taken} for models that are not deployed: ask again, or raise ML_SERVICE_MAX_GUESTS"
+    return Overloaded(sentence, _PLACE_RETRY_S)
 
 
 def random_bucket() -> int:

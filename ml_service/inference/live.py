@@ -65,17 +65,17 @@ class LiveModel:
 
 
 def open_live_model(
-    bundle: Path, settings: Settings, telemetry: Telemetry, others: Iterable[LiveModel] = ()
+    bundle: Path, settings: Settings, telemetry: Telemetry, others: Iterable[LiveModel] = (), spared_bytes: int = 0
 ) -> LiveModel:
     """Check every file, open the graph, replay the golden sample, start the engine.
 
-    A tokenizer that one of the `others` has already is shared with it.
+    A tokenizer that one of the `others` has already is shared with it. Of the free memory `spared_bytes` are left.
 
     Raises BundleRefused, in words, where anything is not as the manifest says or the model does not prove itself.
     """
     started = time.perf_counter()
     manifest = verify_files(bundle)
-    capacity = capacity_for(bundle, settings)
+    capacity = capacity_for(bundle, settings, spared_bytes)
     session = open_session(bundle, settings, capacity)
     try:
         if session.graph.metadata_props != metadata_props(manifest):
@@ -99,7 +99,7 @@ def open_live_model(
     return LiveModel(manifest, metadata, session.graph, engine, chat, known_by, manifest.experiment_id)
 
 
-def capacity_for(bundle: Path, settings: Settings) -> Capacity:
+def capacity_for(bundle: Path, settings: Settings, spared_bytes: int = 0) -> Capacity:
     """Slots, context, waiting places and prefix cache for a bundle on this machine. Raises BundleRefused in words."""
     wishes = Wishes(settings.slots, settings.context, settings.max_waiting, settings.prefix_cache_mib)
     architecture = load_architecture(bundle)
@@ -108,7 +108,7 @@ def capacity_for(bundle: Path, settings: Settings) -> Capacity:
     spare = spare_tokens(precision, settings.prefill_chunk)
     # The weights once in the file's own form and once as the runtime packs them.
     model_bytes = 2 * sum(file.stat().st_size for file in bundle.glob("model.*"))
-    machine = Machine(usable_cores(), free_bytes())
+    machine = Machine(usable_cores(), free_bytes() - spared_bytes)
     return plan_capacity(wishes, machine, architecture.context_length, spare, token_bytes, model_bytes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ml_service.common.bundle import bundle_sha256, load_manifest
 from ml_service.common.errors import BundleRefused, Conflict
 from ml_service.common.settings import Settings
 from ml_service.common.types import Trial
@@ -95,9 +94,7 @@ class Deployer:
         return stored
 
     def _proved(self, stored: StoredBundle, order: Order) -> None:
-        load_manifest(stored.path)  # refuses in words where the directory is gone
-        if bundle_sha256(stored.path) != stored.sha256:
-            raise BundleRefused(f"the bundle of experiment {stored.experiment.id} is not the one that it left")
+        stored.check()
         self._prove(stored, order)
 
     def _prove_and_close(self, stored: StoredBundle, _: Order) -> None:

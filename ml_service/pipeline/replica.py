@@ -23,7 +23,9 @@ from ml_service.data.replicas import BEAT_S, Replicas
 from ml_service.data.schema import migrate
 from ml_service.data.tables import Deployment
 from ml_service.inference.handles import Handles, Live
+from ml_service.inference.live import LiveModel
 from ml_service.pipeline.deploy import Deployer
+from ml_service.pipeline.guests import Guests
 from ml_service.pipeline.slot_models import Candidate, SlotModels
 from ml_service.pipeline.watch import Verdict
 from ml_service.pipeline.watcher import Watch, Watcher
@@ -49,6 +51,7 @@ class Replica:
         self._watcher = Watcher(settings)
         self._models = SlotModels(database, settings, live, telemetry, self._watcher.swapped)
         self._deployer = Deployer(database, settings, self._open_candidate)
+        self._guests = Guests(database, settings, live, telemetry, self._in_turn)
         self._candidate: Candidate | None = None
         self._turn, self._wake = asyncio.Lock(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -81,6 +84,10 @@ class Replica:
         """Take the shadow or canary away. Raises NotFound where there is none."""
         return await self._change("end", lambda: self._deployer.end(trial, actor, reason))
 
+    async def guest(self, name: str) -> LiveModel:
+        """Take the model of an experiment that need not be deployed. Raises as `Guests.take`."""
+        return await self._guests.take(name)
+
     def loaded(self) -> tuple[int, int]:
         """How many of the living replicas have what the slot says, and how many there are; tells of this one first."""
         self._beat()
@@ -109,6 +116,7 @@ class Replica:
             ends.set()
             self._wake.set()
             await task
+            await self._guests.end()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             if listener is not None:
                 await asyncio.to_thread(listener.close)
@@ -118,6 +126,7 @@ class Replica:
     async def _follow(self, ends: asyncio.Event) -> None:
         while not ends.is_set():
             self._wake.clear()
+            self._guests.close_idle()
             try:
                 await self._look()
                 self._is_database_away = False

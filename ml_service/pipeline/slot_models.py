@@ -133,6 +133,7 @@ class SlotModels:
         return Shadow(_as(model, row), active, self._telemetry)
 
     def _open(self, bundle: Path, is_shadow: bool) -> LiveModel:
+        self._live.dismiss_idle(waits=True)  # what is deployed may need their memory
         others = tuple(self._live.handles.models().values())
         if not is_shadow:
             return open_live_model(bundle, self._settings, self._telemetry, others)

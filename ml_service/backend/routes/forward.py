@@ -16,7 +16,7 @@ from ml_service.backend.options import form_properties, options_of
 from ml_service.backend.schemas import ForwardDelta, ForwardOptions, ForwardRequest, ForwardResponse, Problem
 
 PATH = "/forward"
-ERRORS = (400, 401, 403, 413, 415, 429, 503)
+ERRORS = (400, 401, 403, 404, 409, 413, 415, 429, 503)
 _TEXT_FIELDS = frozenset({"text", *ForwardOptions.model_fields})
 _FORM: dict[str, Any] = {
     "type": "object",

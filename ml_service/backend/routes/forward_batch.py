@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from ml_service.backend.batch_answers import NDJSON, batch_response
-from ml_service.backend.batch_wishes import OPTION_NAMES, Wishes, wishes_in, wishes_of
+from ml_service.backend.batch_wishes import Wishes, shared_of, wishes_in, wishes_of
 from ml_service.backend.dependencies import (
     CurrentImageReader,
     CurrentSettings,
     FormRoute,
     JsonBesideForm,
     Timeout,
-    current_model,
+    guest_model,
+    open_model,
 )
 from ml_service.backend.forms import MULTIPART, received_form
 from ml_service.backend.options import form_properties, options_of
 from ml_service.backend.routes.forward import ERRORS
-from ml_service.backend.schemas import ForwardBatchRequest, ForwardBatchResponse, Problem
-from ml_service.common.types import GenerationParameters
+from ml_service.backend.schemas import BatchOptions, ForwardBatchRequest, ForwardBatchResponse, Problem
 
 PATH = "/forward_batch"
 _FORM: dict[str, Any] = {
@@ -34,7 +35,7 @@ _FORM: dict[str, Any] = {
             "description": ".jsonl (each line a text or a row, as in JSON), .csv (column `text`; `id` and parameters "
             "where there are such columns), .txt (each line a prompt) or .zip of images, whose names become the ids.",
         },
-        **form_properties(GenerationParameters),
+        **form_properties(BatchOptions),
     },
     "required": ["file"],
     "description": "Each parameter can also be a header, `X-Max-New-Tokens: 64`; a field goes before it.",
@@ -43,16 +44,24 @@ router = APIRouter(route_class=JsonBesideForm, tags=["inference"])
 forms = APIRouter(route_class=FormRoute, tags=["inference"])
 
 
-async def wishes_of_form(
+@dataclass(frozen=True)
+class FileBatch:
+    """A form's file."""
+
+    wishes: Wishes
+    model: str
+
+
+async def batch_of_form(
     request: Request, settings: CurrentSettings, reader: CurrentImageReader
-) -> AsyncIterator[Wishes]:
+) -> AsyncIterator[FileBatch]:
     """The rows of a form's file, which lies on disk until the answer has been sent, whatever happens."""
-    limit = settings.max_body_bytes
-    async with received_form(request, settings.store, {"file"}, OPTION_NAMES, max_field_bytes=limit) as form:
-        shared = options_of(GenerationParameters, form.texts, request.headers).model_dump(exclude_unset=True)
+    limit, fields = settings.max_body_bytes, frozenset(BatchOptions.model_fields)
+    async with received_form(request, settings.store, {"file"}, fields, max_field_bytes=limit) as form:
+        options = options_of(BatchOptions, form.texts, request.headers)
         file = form.one_file("file")
-        async with wishes_in(file, shared, reader, settings.max_image_bytes) as wishes:
-            yield wishes
+        async with wishes_in(file, shared_of(options), reader, settings.max_image_bytes) as wishes:
+            yield FileBatch(wishes, options.model)
 
 
 @router.post(
@@ -66,13 +75,14 @@ async def wishes_of_form(
 )
 async def forward_batch(body: ForwardBatchRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue many texts. With `Accept: application/x-ndjson` a row is sent when it and those before are done."""
-    shared = body.model_dump(include=set(OPTION_NAMES), exclude_unset=True)
-    return batch_response(request, current_model(request).engine, wishes_of(body.texts, shared), timeout_s)
+    model = open_model(request, body.model) or await guest_model(request, body.model)
+    return batch_response(request, model.engine, wishes_of(body.texts, shared_of(body)), timeout_s)
 
 
 @forms.post(PATH, include_in_schema=False)
 async def forward_batch_file(
-    wishes: Annotated[Wishes, Depends(wishes_of_form)], request: Request, timeout_s: Timeout = None
+    batch: Annotated[FileBatch, Depends(batch_of_form)], request: Request, timeout_s: Timeout = None
 ) -> Response:
     """The same of a file."""
-    return batch_response(request, current_model(request).engine, wishes, timeout_s)
+    model = open_model(request, batch.model) or await guest_model(request, batch.model)
+    return batch_response(request, model.engine, batch.wishes, timeout_s)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ml_service.backend.answers import current_id
 from ml_service.backend.chat_messages import told
-from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, current_model
+from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, guest_model, open_model
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
@@ -44,7 +44,7 @@ async def one_model(name: str, live: CurrentLive) -> dict[str, Any]:
 @posts.post("/completions", response_model=None, responses=_STREAM)
 async def completions(body: CompletionRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue prompts: texts or token ids. `max_tokens` 0 with `echo` and `logprobs` scores them."""
-    model = current_model(request, body.model)
+    model = open_model(request, body.model) or await guest_model(request, body.model)
     prompts = await _prompts(model.engine, body)
     try:
         parameters = body.parameters(body.max_tokens, body.logprobs)
@@ -58,7 +58,7 @@ async def completions(body: CompletionRequest, request: Request, timeout_s: Time
 @posts.post("/chat/completions", response_model=None, responses=_STREAM)
 async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
-    model = current_model(request, body.model)
+    model = open_model(request, body.model) or await guest_model(request, body.model)
     text = model.chat.render(await told(request, body.messages))
     prompt = await model.engine.encode(text, knows_special=model.chat.knows_special)
     room = model.engine.architecture.context_length - len(prompt)
