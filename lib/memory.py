@@ -45,10 +45,19 @@ def free_bytes() -> int:
     return min(amount for amount in amounts if amount is not None)
 
 
+def resident_bytes() -> int | None:
+    """Memory that this process holds now; None where the system does not tell."""
+    return _statm_bytes(1)
+
+
 def _data_bytes() -> int | None:
     """What counts for RLIMIT_DATA."""
+    return _statm_bytes(5)
+
+
+def _statm_bytes(column: int) -> int | None:
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[column]) * resource.getpagesize()
     except OSError:
         return None
 

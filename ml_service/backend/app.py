@@ -18,6 +18,9 @@ from ml_service.backend.errors import add_error_handlers
 from ml_service.backend.intakes import Intakes
 from ml_service.backend.judgements import Judgements
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, GiveBack, RequestId
+from ml_service.backend.page_process import PageProcess
+from ml_service.backend.page_proxy import PATH as PAGE_PATH
+from ml_service.backend.page_proxy import PageProxy
 from ml_service.backend.request_sampler import RequestSampler
 from ml_service.backend.routes import (
     data,
@@ -39,6 +42,7 @@ from ml_service.inference.handles import Live
 from ml_service.inference.image_reader import ImageReader
 from ml_service.pipeline.replica import Replica
 from ml_service.pipeline.supervisor import Supervisor
+from ml_service.utils.recent import Recent
 from ml_service.utils.telemetry import Telemetry
 
 DESCRIPTION = """The language model that a team owns.
@@ -61,6 +65,9 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     intakes = Intakes(settings, database, telemetry)
     judgements = Judgements(database, settings, live, supervisor)
     image_reader = ImageReader(settings, telemetry)
+    recent = Recent(telemetry.registry)
+    page = PageProcess(settings)
+    page_proxy = PageProxy(page)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,8 +80,11 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
             intakes.running(),
             judgements.running(),
             image_reader.running(),
+            recent.sampling(),
+            page.running(),
         ):
             yield
+        await page_proxy.close()
         await asyncio.to_thread(live.close)
         database.close()
 
@@ -89,7 +99,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     )
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
     app.state.database, app.state.supervisor, app.state.replica = database, supervisor, replica
-    app.state.sampler = sampler
+    app.state.sampler, app.state.recent = sampler, recent
     app.state.intakes, app.state.image_reader, app.state.judgements = intakes, image_reader, judgements
     add_error_handlers(app)
     for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
@@ -98,11 +108,15 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         app.include_router(router, dependencies=[Depends(require_key)])
     for router in (data.router, evaluate.router, forward.forms, forward_batch.forms):
         app.include_router(router, dependencies=[Depends(require_key)])
+    app.include_router(health.figures, dependencies=[Depends(require_key)])
     app.include_router(health.router)  # routes are tried in their order, so the busiest come first
     _describe(app)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.add_api_route("/", lambda: RedirectResponse("/ui/" if settings.page else "/docs"), include_in_schema=False)
+    if settings.page:
+        app.mount(PAGE_PATH, page_proxy)
     app.add_middleware(CancelOnDisconnect)
-    uploads = dict.fromkeys((data.UPLOAD_PATH, evaluate.UPLOAD_PATH, forward_batch.PATH), settings.max_upload_bytes)
+    files = data.UPLOAD_PATH, evaluate.UPLOAD_PATH, forward_batch.PATH, f"{PAGE_PATH}/"
+    uploads = dict.fromkeys(files, settings.max_upload_bytes)
     # Base64 takes a third more than the picture, and its line ends where it has some.
     pictures = dict.fromkeys(
         (forward.PATH, openai.CHAT_PATH), settings.max_body_bytes + settings.max_image_bytes * 7 // 5
@@ -119,7 +133,7 @@ def _measure(app: FastAPI, telemetry: Telemetry, key: object) -> None:
     instrumentator = Instrumentator(
         registry=telemetry.registry,
         should_group_status_codes=False,
-        excluded_handlers=["/metrics", "/docs/static"],
+        excluded_handlers=["/metrics", "/docs/static", f"^{PAGE_PATH}"],
     )
     instrumentator.instrument(app)
     instrumentator.expose(app, tags=["operations"], dependencies=[key])

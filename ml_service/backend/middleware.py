@@ -94,8 +94,8 @@ class GiveBack:
 class BodyLimit:
     """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed.
 
-    Files that are sent as a form to one of the paths of `uploads` have the limit that stands there. Whatever is sent
-    to one of `pictures` has theirs: those routes look themselves how much of it is no picture.
+    Files that are sent as a form to a path that begins as one of `uploads` have the limit that stands there. Whatever
+    is sent to one of `pictures` has theirs: those routes look themselves how much of it is no picture.
     """
 
     def __init__(
@@ -134,10 +134,11 @@ class BodyLimit:
         path = scope["path"]
         if path in self.pictures:
             return self.pictures[path]
-        if path not in self.uploads:
+        limit = next((limit for start, limit in self.uploads.items() if path.startswith(start)), None)
+        if limit is None:
             return self.max_body_bytes
         is_form = headers.get("content-type", "").strip().lower().startswith("multipart/form-data")
-        return self.uploads[path] if is_form else self.max_body_bytes
+        return limit if is_form else self.max_body_bytes
 
 
 class CancelOnDisconnect:

@@ -65,6 +65,7 @@ def serve(app: FastAPI, settings: Settings, live: Live) -> None:
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=5,
         server_header=False,
+        ws="websockets-sansio",  # the other one is deprecated
     )
     DrainingServer(config, live, settings.drain_timeout_s).run()
 

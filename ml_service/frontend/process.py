@@ -21,6 +21,7 @@ def serve(backend: str, grafana: str | None = None, **where: Any) -> None:
     config = uvicorn.Config(
         page,
         log_level="warning",
+        forwarded_allow_ips="*",
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
         ws="websockets-sansio",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from ml_service.backend.dependencies import CurrentLive, CurrentReplica, CurrentSettings
-from ml_service.backend.schemas import HealthResponse
+from ml_service.backend.schemas import HealthResponse, RecentResponse
 from ml_service.common.errors import Unavailable
+from ml_service.utils.recent import EVERY_S, Recent
 
 router = APIRouter(tags=["operations"])
+figures = APIRouter(tags=["operations"])
 
 
 @router.get("/health", response_model_exclude_none=True)
@@ -36,3 +38,11 @@ async def ready(live: CurrentLive, replica: CurrentReplica, response: Response) 
         response.status_code = 503
         return HealthResponse(status="unavailable", detail=str(reason))
     return HealthResponse(status="ok", detail=replica.trouble)
+
+
+@figures.get("/health/recent")
+async def recent(request: Request) -> RecentResponse:
+    """The last quarter of an hour of this process: rates, quantiles and loads, a point every five seconds."""
+    kept = request.app.state.recent
+    assert isinstance(kept, Recent)
+    return RecentResponse(every_s=EVERY_S, series=kept.columns())
