@@ -36,9 +36,9 @@ class ApiError(Exception):
         return self.status == 401
 
     @property
-    def fields(self) -> str:
-        """What is wrong with which field, in one line; empty where no field is at fault."""
-        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in self.problem.get("errors", ()))
+    def fields(self) -> dict[str, str]:
+        """Field → what is wrong with it; the message has all of it, too."""
+        return {each["loc"]: each["msg"] for each in self.problem.get("errors", ())}
 
 
 class SentFile(Protocol):
@@ -93,6 +93,24 @@ class Api:
         async with self._asked("GET", path) as response:
             return await response.text()
 
+    async def beginning(self, path: str, most_bytes: int) -> bytes:
+        """What a route answers that is no JSON, and no more than so much of it. Raises ApiError."""
+        async with self._asked("GET", path) as response:
+            taken = bytearray()
+            async for piece in response.content.iter_any():
+                taken += piece
+                if len(taken) >= most_bytes:
+                    break
+            return bytes(taken[:most_bytes])
+
+    @asynccontextmanager
+    async def passed(
+        self, method: str, path: str, headers: Mapping[str, str], body: AsyncIterator[bytes] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The service's own answer, a refusal too, for as long as it takes. Raises ApiError where none comes."""
+        async with self._asked(method, path, body, headers=headers, timeout_s=None, is_told=True) as response:
+            yield response
+
     async def send(
         self,
         method: str,
@@ -105,7 +123,7 @@ class Api:
     ) -> Any:
         """What a route answers to this. Raises ApiError."""
         async with self._asked(method, path, body, query=query, headers=headers, timeout_s=timeout_s) as response:
-            return await response.json()
+            return await response.json() if response.status != 204 else None
 
     async def events(self, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[tuple[str, Any]]:
         """Server-sent events, each its name (`message` where it has none) and what it says.
@@ -126,23 +144,25 @@ class Api:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | Form | None = None,
+        body: Mapping[str, Any] | Form | AsyncIterator[bytes] | None = None,
         *,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = _ANSWER_TIMEOUT_S,
+        is_told: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        sent: dict[str, Any] = {"data": body.body()} if isinstance(body, Form) else {}
-        if body is not None and not sent:
-            sent = {"json": body}
+        """Refusals are raised, or told as answers."""
+        sent: dict[str, Any] = {"json": body} if isinstance(body, Mapping) else {"data": body}
+        if isinstance(body, Form):
+            sent = {"data": body.body()}
         own = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
         try:
             async with self._session.request(
                 method, self.backend + path, params=query, headers={**own, **(headers or {})}, timeout=timeout, **sent
             ) as response:
-                if response.status >= 400:
-                    raise await _refusal(response)
+                if response.status >= 400 and not is_told:
+                    raise refusal(response.status, await response.read(), response.reason or "")
                 yield response
         except TimeoutError as error:
             raise ApiError("The service takes too long to answer.") from error
@@ -150,13 +170,14 @@ class Api:
             raise ApiError("The service does not answer.") from error
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
+def refusal(status: int, body: bytes | str, reason: str = "") -> ApiError:
+    """An answer that is an error, with its own sentence where it has one."""
     try:
-        problem = json.loads(await response.read())
+        problem = json.loads(body)
         sentence = problem.get("detail") or problem["error"]["message"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ApiError(f"The service answered {response.status} {response.reason}.", response.status)
-    return ApiError(_as_sentence(sentence), response.status, problem)
+        return ApiError(f"The service answered {status} {reason}".rstrip() + ".", status)
+    return ApiError(_as_sentence(sentence), status, problem)
 
 
 def _as_sentence(text: str) -> str:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ml_service.frontend.feeds import Feeds
 from ml_service.frontend.frame import frame
 from ml_service.frontend.pages import data, deployments, evaluate, experiments, health, playground
+from ml_service.frontend.passing import passages
 from ml_service.frontend.visit import KEY_COOKIE, Service, Visit
 
 PREFIX = "/ui"
@@ -48,6 +49,7 @@ def create_page(backend: str, grafana: str | None = None) -> FastAPI:
     page.add_middleware(_OnlyOurs)
     app.add_static_files("/assets", _ASSETS)
     app.add_api_route("/key", _keep_key, methods=["POST"])
+    app.include_router(passages(lambda: services[0]))
     for path, title, build in (
         ("/", "Playground", playground.build),
         ("/experiments", "Experiments", experiments.build),

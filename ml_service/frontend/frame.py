@@ -27,7 +27,9 @@ _SHORTCUTS = (
     ("t", "dark or light"),
     ("?", "show this"),
 )
-_HEAD = '<link rel="stylesheet" href="/ui/assets/page.css"><script src="/ui/assets/page.js"></script>'
+_STYLES = ("page", "data")
+_HEAD = "".join(f'<link rel="stylesheet" href="/ui/assets/{name}.css">' for name in _STYLES)
+_HEAD += '<script src="/ui/assets/page.js"></script>'
 _STANDING_EVERY_S = 5.0
 
 
