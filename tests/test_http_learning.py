@@ -137,6 +137,37 @@ def test_the_account_has_curves_and_lineage_and_can_be_compared(client: TestClie
     assert client.get("/metrics/1").json()["lineage"]["deployments"][0]["state"] == "active"
 
 
+def test_experiments_are_sorted_by_what_they_learned_and_counted(client: TestClient, service: Service) -> None:
+    service.add_data(client)
+    for seed in range(3):
+        client.post("/retrain", json=SMALL | {"seed": seed}).raise_for_status()
+    with service.database.writing() as session:
+        for number, score in ((2, 1.5), (4, 1.25)):
+            session.get_one(Experiment, number).summary = {"scores": {"new": {"bits_per_byte": score}}}
+
+    def found(**wanted: Any) -> list[int]:
+        return [each["experiment_id"] for each in client.get("/experiments", params=wanted).json()["experiments"]]
+
+    assert found(sort="bits_per_byte", order="asc") == [4, 2, 3, 1]  # the shipped model was judged on nothing new
+    assert found(sort="bits_per_byte") == [2, 4, 3, 1]
+    assert found(sort="parameters")[0] == 1
+    assert found(sort="data", order="asc")[-1] == 1
+    page = client.get("/experiments", params={"state": "queued", "limit": 2}).json()
+    assert (len(page["experiments"]), page["total"]) == (2, 3)
+    assert [page["experiments"][0][name] for name in ("dataset_version", "preset", "corpora")] == [1, "nano", []]
+
+
+def test_samples_are_told_for_as_long_as_they_are_kept(client: TestClient, service: Service, tmp_path: Path) -> None:
+    assert client.get("/metrics/1").json()["samples"] is None
+    written = tmp_path / "samples.md"
+    written.write_text("# Once\n")
+    with service.database.writing() as session:
+        Experiments(service.database, service.settings.store).add_artifact(session, 1, "samples", written, "0" * 64)
+    assert client.get("/metrics/1").json()["samples"] == "# Once\n"
+    written.unlink()
+    assert client.get("/metrics/1").json()["samples"] is None
+
+
 def events_of(text: str) -> list[tuple[str, Any]]:
     blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block.strip()]
     return [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
@@ -157,6 +188,8 @@ def test_an_experiment_is_followed_live_to_its_end(client: TestClient, service: 
     assert [name for name, _ in told] == ["points", "state", "done"]
     assert told[0][1]["train_loss"]["value"] == [4.0]
     assert told[-1][1]["error"] == "because of this test"
+    later = client.get("/metrics/2", params={"from_now": True}, headers={"Accept": "text/event-stream"})
+    assert [name for name, _ in events_of(later.text)] == ["state", "done"]
 
 
 def test_a_score_that_comes_after_the_loss_of_its_step_is_told_too(

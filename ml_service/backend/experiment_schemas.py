@@ -40,6 +40,9 @@ class ExperimentSummary(BaseModel):
     state: str = Field(description="queued, running, succeeded, failed or cancelled.")
     phase: str | None = Field(description="While running: extract, train, export or evaluate.")
     parent_id: int | None = Field(description="The experiment whose model it began with.")
+    dataset_version: int | None = Field(description="Of the data set, that it learns from.")
+    corpora: list[str] = Field(description="Other text that it learns from.")
+    preset: str | None = Field(description="The shape of its network, where it was trained here.")
     attempt: int
     error: str | None
     pinned: bool
@@ -57,6 +60,7 @@ class ExperimentList(BaseModel):
     """Experiments that match."""
 
     experiments: list[ExperimentSummary]
+    total: int = Field(description="How many match, whatever `limit` and `offset` are.")
 
 
 class Columns(BaseModel):
@@ -97,6 +101,7 @@ class ExperimentAccount(ExperimentSummary):
     lineage: Lineage
     artifacts: list[ArtifactOut]
     evaluations: list[dict[str, Any]]
+    samples: str | None = Field(description="What the model wrote at the end of its training, as Markdown.")
 
 
 class Comparison(BaseModel):

@@ -31,6 +31,7 @@ _NOT_DEPLOYABLE = {
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 """Of a row in any database."""
 Sort = Literal["id", "name", "state", "created", "finished", "data", "parameters", "bits_per_byte"]
+_COLUMNS = {"data": "dataset_version_id"}
 
 
 @dataclass(frozen=True)
@@ -193,22 +194,26 @@ def check_bundle_is_kept(session: Session, experiment_id: int) -> None:
 
 
 def _matching(states: tuple[str, ...], name: str | None, kind: str | None) -> list[ColumnElement[bool]]:
-    wanted = [Experiment.state.in_(states)] if states else []
-    wanted += [Experiment.name.icontains(name, autoescape=True)] if name else []
-    return wanted + ([Experiment.kind == kind] if kind else [])
+    wanted: list[ColumnElement[bool]] = []
+    if states:
+        wanted.append(Experiment.state.in_(states))
+    if name:
+        wanted.append(Experiment.name.icontains(name, autoescape=True))
+    if kind:
+        wanted.append(Experiment.kind == kind)
+    return wanted
 
 
 def _sorted_by(sort: Sort) -> ColumnElement[Any]:
+    column: ColumnElement[Any]
     match sort:
-        case "data":
-            return Experiment.dataset_version_id.expression
         case "parameters":
-            return Experiment.summary["parameters"].as_integer()
+            column = Experiment.summary["parameters"].as_integer()
         case "bits_per_byte":  # of the new text: what all retrainings are judged by
-            return Experiment.summary["scores", "new", "bits_per_byte"].as_float()
+            column = Experiment.summary["scores", "new", "bits_per_byte"].as_float()
         case _:
-            column: ColumnElement[Any] = getattr(Experiment, sort).expression
-            return column
+            column = getattr(Experiment, _COLUMNS.get(sort, sort)).expression
+    return column
 
 
 def _newest_named(session: Session, name: str) -> int:

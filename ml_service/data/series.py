@@ -63,6 +63,12 @@ class Series:
                 values[row.experiment_id][row.key] = row.value
         return values
 
+    def last_steps(self, experiment_id: int) -> dict[str, int]:
+        """Key → its latest step."""
+        wanted = select(MetricLatest.key, MetricLatest.step).where(MetricLatest.experiment_id == experiment_id)
+        with self._database.reading() as session:
+            return {key: step for key, step in session.execute(wanted)}
+
     def count(self, experiment_id: int) -> int:
         """How many points there are."""
         with self._database.reading() as session:

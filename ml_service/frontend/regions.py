@@ -19,7 +19,7 @@ class Region:
     """Follows a route. `build` makes the elements, `update` changes them; without it they are made anew.
 
     Place it with `with`; what it shows is asked for every `every_s` seconds while the page can be seen. `height` is
-    kept free from the start, so that nothing jumps.
+    kept free from the start, so that nothing jumps. `missing` makes what stands where there is no such thing (404).
     """
 
     def __init__(
@@ -31,17 +31,27 @@ class Region:
         *,
         every_s: float = 5.0,
         height: str = "8rem",
+        missing: Callable[[], None] | None = None,
     ) -> None:
-        self._visit, self._path, self._build, self._update = visit, path, build, update
+        self._visit, self._path, self._build, self._update, self._missing = visit, path, build, update, missing
         self._shown: Any = None
         self._first = asyncio.Event()
         self.place = ui.element("section").classes("region").style(f"min-height: {height}")
         with self.place:
             loading()
         visit.wait_for(self._first)
-        subscriber = Subscriber(self._tell, lambda: visit.is_visible)
-        self.end = visit.service.feeds.subscribe(visit.api, path, every_s, subscriber)
-        visit.client.on_delete(self.end)
+        self.end = self._subscribed(every_s)
+        visit.client.on_delete(lambda: self.end())
+
+    def follow(self, path: str, every_s: float) -> None:
+        """Another route, or as often as this, from now on; what is shown stays until it answers."""
+        self.end()
+        self._path = path
+        self.end = self._subscribed(every_s)
+
+    def _subscribed(self, every_s: float) -> Callable[[], None]:
+        subscriber = Subscriber(self._tell, lambda: self._visit.is_visible)
+        return self._visit.service.feeds.subscribe(self._visit.api, self._path, every_s, subscriber)
 
     def _tell(self, snapshot: Snapshot) -> None:
         if self.place.is_deleted or self.place.client.is_deleted:
@@ -53,10 +63,16 @@ class Region:
             elif snapshot.data is None and snapshot.error is not None:
                 self.place.clear()
                 with self.place:
-                    failed(snapshot.error, lambda: self._visit.refresh(self._path))
+                    self._fail(snapshot.error)
             self.place.classes(add="stale" if snapshot.error else "", remove="" if snapshot.error else "stale")
         finally:
             self._first.set()
+
+    def _fail(self, error: ApiError) -> None:
+        if error.status == 404 and self._missing is not None:
+            self._missing()
+        else:
+            failed(error, lambda: self._visit.refresh(self._path))
 
     def _show(self, data: Any) -> None:
         is_there, self._shown = self._shown is not None, data
@@ -100,6 +116,4 @@ def failed(error: ApiError, again: Callable[[], object] | None = None) -> None:
 def tell_error(error: ApiError, what: str = "") -> None:
     """A message at the edge that stays until it is closed: what was wanted, and why it was refused."""
     text = f"{what}: {error}" if what else str(error)
-    if error.fields:
-        text += f" ({error.fields})"
     ui.notify(text, type="negative", close_button="Close", timeout=0, multi_line=True)

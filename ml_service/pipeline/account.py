@@ -12,10 +12,10 @@ from sqlalchemy import select
 from ml_service.common.errors import BadRequest
 from ml_service.data.database import Database
 from ml_service.data.evaluations import Evaluations
-from ml_service.data.experiments import BUNDLE, Experiments
+from ml_service.data.experiments import BUNDLE, SAMPLES, Experiments
 from ml_service.data.jobs import REACHED, Jobs
 from ml_service.data.series import Series
-from ml_service.data.tables import DatasetVersion, Deployment, Experiment, Job, MetricPoint
+from ml_service.data.tables import Artifact, DatasetVersion, Deployment, Experiment, Job, MetricPoint
 from ml_service.pipeline.retrain import RETRAIN
 
 _LONGEST_LINEAGE = 100
@@ -25,7 +25,7 @@ def account_of(database: Database, store: Path, experiment_id: int, max_points: 
     """All that is remembered of it; curves are thinned to at most `max_points` a key. Raises NotFound."""
     experiments = Experiments(database, store)
     experiment = experiments.get(experiment_id)
-    curves = Series(database).read(experiment_id)
+    curves, artifacts = Series(database).read(experiment_id), experiments.artifacts_of(experiment_id)
     return {
         **summaries_of(database, [experiment])[0],
         "plan": experiment.plan,
@@ -37,8 +37,9 @@ def account_of(database: Database, store: Path, experiment_id: int, max_points: 
                 "role": artifact.role, "sha256": artifact.sha256, "size_bytes": artifact.size_bytes,
                 "removed": artifact.removed,
             }
-            for artifact in experiments.artifacts_of(experiment_id)
+            for artifact in artifacts
         ],
+        "samples": _samples(store, artifacts),
         "evaluations": [
             {
                 "id": each.id, "data": each.data_name, "metrics": each.metrics, "verdict": each.verdict,
@@ -47,6 +48,14 @@ def account_of(database: Database, store: Path, experiment_id: int, max_points: 
             for each in Evaluations(database).of_experiment(experiment_id)
         ],
     }  # fmt: skip
+
+
+def _samples(store: Path, artifacts: Iterable[Artifact]) -> str | None:
+    """What it wrote, for as long as that is kept."""
+    for artifact in artifacts:
+        if artifact.role == SAMPLES and (store / artifact.path).is_file():
+            return (store / artifact.path).read_text(encoding="utf-8", errors="replace")
+    return None
 
 
 def summaries_of(database: Database, experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
@@ -59,6 +68,8 @@ def _summary(experiment: Experiment, progress: dict[str, Any]) -> dict[str, Any]
     return {
         "experiment_id": experiment.id, "name": experiment.name, "kind": experiment.kind, "state": experiment.state,
         "phase": experiment.phase, "parent_id": experiment.parent_id, "attempt": experiment.attempt,
+        "dataset_version": experiment.plan.get("version"), "corpora": experiment.plan.get("corpora", []),
+        "preset": experiment.plan.get("training", {}).get("preset"),
         "error": experiment.error, "pinned": experiment.pinned, "actor": experiment.actor,
         "created": experiment.created, "started": experiment.started, "finished": experiment.finished,
         "progress": progress, "metrics": experiment.summary,

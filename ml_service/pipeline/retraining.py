@@ -19,7 +19,7 @@ from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.data.datasets import Datasets
 from ml_service.data.evaluations import Evaluations
-from ml_service.data.experiments import BUNDLE, Experiments
+from ml_service.data.experiments import BUNDLE, SAMPLES, Experiments
 from ml_service.data.jobs import REACHED, Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import Experiment
@@ -178,7 +178,7 @@ class Retraining:
         model = self._run / MODEL_DIRECTORY
         files = {
             "curve": self._directory / layout.CURVE_PICTURE,
-            "samples": self._directory / layout.SAMPLES,
+            SAMPLES: self._directory / layout.SAMPLES,
             "log": self._directory / LOG_FILE,
             "plan": self._run / PLAN_FILE,
         }

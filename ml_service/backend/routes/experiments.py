@@ -72,14 +72,13 @@ async def experiments(
 ) -> ExperimentList:
     """Experiments that match, newest first unless asked otherwise."""
 
-    def find() -> list[dict[str, Any]]:
-        found = Experiments(database, settings.store).find(
-            tuple(state or ()), name, kind, sort, order == "desc", limit, offset
-        )
-        return account.summaries_of(database, found)
+    def find() -> tuple[list[dict[str, Any]], int]:
+        experiments, wanted = Experiments(database, settings.store), (tuple(state or ()), name, kind)
+        found = experiments.find(*wanted, sort, order == "desc", limit, offset)
+        return account.summaries_of(database, found), experiments.count(*wanted)
 
-    rows = await asyncio.to_thread(find)
-    return ExperimentList(experiments=[ExperimentSummary.model_validate(row) for row in rows])
+    rows, total = await asyncio.to_thread(find)
+    return ExperimentList(experiments=[ExperimentSummary.model_validate(row) for row in rows], total=total)
 
 
 @router.get("/experiments/compare")
@@ -126,6 +125,7 @@ async def metrics(
     database: CurrentDatabase,
     settings: CurrentSettings,
     max_points: Annotated[int, Query(ge=2, le=100_000, description="Of each curve.")] = 1000,
+    from_now: Annotated[bool, Query(description="Of a live stream: without the points that there are.")] = False,
 ) -> Response:
     """State, progress, curves, scores, lineage. With `Accept: text/event-stream` live, until it ends.
 
@@ -134,14 +134,17 @@ async def metrics(
     if "text/event-stream" in request.headers.get("accept", ""):
         experiments = Experiments(database, settings.store)
         await asyncio.to_thread(experiments.get, experiment_id)  # what is refused gets its status, not a stream
-        return EventSourceResponse(_follow(database, experiments, experiment_id), headers={"Cache-Control": "no-store"})
+        events = _follow(database, experiments, experiment_id, from_now)
+        return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
     whole = await asyncio.to_thread(account.account_of, database, settings.store, experiment_id, max_points)
     return JSONResponse(ExperimentAccount.model_validate(whole).model_dump(mode="json"))
 
 
-async def _follow(database: Database, experiments: Experiments, experiment_id: int) -> AsyncGenerator[bytes, None]:
-    told, last_steps = "", dict[str, int]()
+async def _follow(
+    database: Database, experiments: Experiments, experiment_id: int, from_now: bool = False
+) -> AsyncGenerator[bytes, None]:
     series = Series(database)
+    told, last_steps = "", await asyncio.to_thread(series.last_steps, experiment_id) if from_now else {}
 
     def look() -> tuple[str, dict[str, Any], bool]:
         experiment = experiments.get(experiment_id)
