@@ -123,7 +123,7 @@ def test_without_a_page_there_are_the_docs(settings: Settings) -> None:
         assert client.get("/ui/").status_code == 404
 
 
-def test_a_page_alone_says_whose_it_is(bundle: Path) -> None:
+def test_a_page_alone_says_whose_it_is() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ml_service.cli", "page", "--help"], cwd=PROJECT, capture_output=True, text=True,
         env=os.environ, check=True,

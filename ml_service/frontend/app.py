@@ -32,15 +32,18 @@ _POLICY = (
 Build = Callable[[Visit], Awaitable[None] | None]
 
 
-def create_page(backend: str, grafana: str | None = None) -> FastAPI:
-    """The app that a browser sees at `/ui`; `backend` is the service's address."""
+def create_page(backend: str, grafana: str | None = None, address: str | None = None) -> FastAPI:
+    """The app that a browser sees at `/ui`; `backend` is where it finds the service, `address` where browsers do.
+
+    Without `address` browsers find the service where they find the page.
+    """
     services: list[Service] = []
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
-            services[:] = [Service(session, backend, Feeds(), grafana)]
+            services[:] = [Service(session, backend, Feeds(), grafana, address)]
             yield
 
     page = FastAPI(lifespan=lifespan, openapi_url=None)
@@ -66,6 +69,7 @@ def create_page(backend: str, grafana: str | None = None) -> FastAPI:
         mount_path=PREFIX,
         title="ml_service",
         favicon=_ASSETS / "icon.svg",
+        language="en-US",
         tailwind=False,
         reconnect_timeout=_RECONNECT_S,
         binding_refresh_interval=None,

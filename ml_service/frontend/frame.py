@@ -27,7 +27,7 @@ _SHORTCUTS = (
     ("t", "dark or light"),
     ("?", "show this"),
 )
-_STYLES = ("page", "data")
+_STYLES = ("page", "data", "playground")
 _HEAD = "".join(f'<link rel="stylesheet" href="/ui/assets/{name}.css">' for name in _STYLES)
 _HEAD += '<script src="/ui/assets/page.js"></script>'
 _STANDING_EVERY_S = 5.0
@@ -50,7 +50,7 @@ def frame(visit: Visit, path: str) -> Iterator[None]:
             _tool("vpn_key", "API key").on_click(lambda: _ask_key(visit))
             _tool("contrast", "Dark or light").on("click", js_handler="() => mlPage.toggleTheme()")
             _tool("keyboard", "Keyboard shortcuts").on_click(_show_shortcuts).classes("wide-only shortcuts")
-    with ui.element("main").classes("main") as main:
+    with ui.element("div").classes("main") as main:
         yield
     ui.skip_link(target=main)
 

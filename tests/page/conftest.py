@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from ml_service.common.settings import PROJECT
 from tests.test_process import Server
 
 SCREENSHOTS = PROJECT / "build" / "screenshots"
+_RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 
@@ -48,12 +50,19 @@ class Watched:
         return self.page
 
     def look(self, name: str) -> None:
-        """Keep screenshots, in both themes; `name` is a story's."""
+        """Keep screenshots in both themes, and find nothing that WCAG's levels A and AA forbid; `name` is a story's."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            self.page.wait_for_timeout(150)  # transitions of colours
+            self.page.wait_for_timeout(350)  # colours fade into each other
             self.page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}.png", full_page=True)
+            found = Axe().run(self.page, options=_RULES)
+            assert found.violations_count == 0, f"{name}, {scheme}: {found.generate_report()}"
+
+    def fits(self, width: int = 390) -> None:
+        """At this width nothing of the page lies beyond its right edge."""
+        self.page.set_viewport_size({"width": width, "height": 844})
+        assert self.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @contextmanager
@@ -100,10 +109,9 @@ def service() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def page_address(service: Server) -> Iterator[str]:
-    """Where the page of the service is."""
-    with running_page(str(service.client.base_url)) as address:
-        yield address
+def page_address(service: Server) -> str:
+    """Where the page of the service is: with it, at `/ui`."""
+    return str(service.client.base_url).rstrip("/")
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@
       const area = Object.assign(document.createElement("textarea"), { value: text }); // plain http on another host
       document.body.append(area);
       area.select();
-      document.execCommand("copy");
+      const isCopied = document.execCommand("copy");
       area.remove();
+      if (!isCopied) throw new Error("the browser does not allow it");
     },
     keepDraft(name, text) {
       sessionStorage.setItem(`${DRAFT}:${name}`, text); // outlives a restart of the service
@@ -41,7 +42,7 @@
     const page = PAGES[Number(event.key) - 1];
     if (page) location.href = page;
     else if (event.key === "t") mlPage.toggleTheme();
-    else if (event.key === "?") document.getElementById("shortcuts")?.click();
+    else if (event.key === "?") document.querySelector(".shortcuts")?.click();
   });
 
   document.addEventListener("visibilitychange", () => {
