@@ -12,7 +12,7 @@ from ml_service.common.settings import Settings
 from ml_service.data.database import Database, now
 from ml_service.data.datasets import Datasets
 from ml_service.data.deployments import Deployments, Order
-from ml_service.data.experiments import BUNDLE, Experiments
+from ml_service.data.experiments import BUNDLE, Experiments, deployable
 from ml_service.data.feedback import FeedbackStore
 from ml_service.data.request_log import RequestLog
 from ml_service.data.tables import Artifact, Experiment, Feedback, LoggedRequest
@@ -133,6 +133,7 @@ def test_retention_keeps_what_somebody_may_need_and_all_rows(database: Database,
     with database.reading() as session:
         rows = session.query(Artifact).filter_by(experiment_id=forgotten).all()
         assert [row.removed is not None for row in rows] == [True]
+        assert deployable(session, [forgotten, pinned]) == {pinned}
     with pytest.raises(Conflict, match="retention removed its files"):
         bundles.experiments.bundle_of(forgotten)
     with pytest.raises(Conflict, match="retention removed its files"):

@@ -152,6 +152,8 @@ def test_experiments_are_sorted_by_what_they_learned_and_counted(client: TestCli
     assert found(sort="bits_per_byte") == [2, 4, 3, 1]
     assert found(sort="parameters")[0] == 1
     assert found(sort="data", order="asc")[-1] == 1
+    rows = client.get("/experiments").json()["experiments"]
+    assert [row["experiment_id"] for row in rows if row["deployable"]] == [1]
     page = client.get("/experiments", params={"state": "queued", "limit": 2}).json()
     assert (len(page["experiments"]), page["total"]) == (2, 3)
     assert [page["experiments"][0][name] for name in ("dataset_version", "preset", "corpora")] == [1, "nano", []]

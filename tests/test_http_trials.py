@@ -76,7 +76,12 @@ def test_a_canary_answers_its_share_and_the_same_client_always_alike(world: Worl
         world.client.post("/v1/completions", json=body | {"model": name}).raise_for_status()
     missing = world.client.post("/v1/completions", json=body | {"model": "shadow"})
     assert missing.status_code == 404
-    (watched,) = world.overview()["watched"]
+    told = world.overview()
+    (watched,) = told["watched"]
+    assert told["limits"] == {
+        "seconds": 60, "longest_s": 600, "requests": 5, "error_ratio": 0.05, "p95_factor": 2.0
+    }  # fmt: skip
+    assert told["process"] in [replica["id"] for replica in told["replicas"]]
     assert watched["fault"] is None
     assert watched["figures"]["requests"] >= 15
     promoted = world.app.state.live.handles.canary.engine

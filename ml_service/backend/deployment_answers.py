@@ -12,6 +12,7 @@ from ml_service.backend.deployment_schemas import (
     ReplicaCount,
     ReplicaOut,
     ShadowOut,
+    WatchLimits,
     WatchOut,
 )
 from ml_service.data.database import Database
@@ -41,6 +42,8 @@ def overview(database: Database, replica: Replica, limit: int) -> DeploymentsRes
         **{place: _told(each, names) if each is not None else None for place, each in places.items()},
         agreement=_agreement(shadow) if shadow is not None else None,
         watched=[WatchOut(deployment_id=each, fault=v.fault, figures=v.figures) for each, v in watched.items()],
+        limits=WatchLimits.model_validate(replica.limits, from_attributes=True),
+        process=replica.id,
         replicas=[ReplicaOut.model_validate(each, from_attributes=True) for each in Replicas(database).living()],
         history=[_told(each, names) for each in history],
     )

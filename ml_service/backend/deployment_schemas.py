@@ -120,6 +120,16 @@ class ShadowOut(BaseModel):
     dropped: int = Field(description="The shadow was behind.")
 
 
+class WatchLimits(BaseModel):
+    """How long a watch lasts, and what takes a deployment back."""
+
+    seconds: float = Field(description="At least; a canary is watched to its end.")
+    longest_s: float = Field(description="Where fewer than `requests` come.")
+    requests: int
+    error_ratio: float = Field(description="So much more of its requests fail than of the model's before.")
+    p95_factor: float = Field(description="So many times as slow between two tokens, under the same load.")
+
+
 class WatchOut(BaseModel):
     """What is under watch, as this process sees it; a canary is, and for a while what has replaced another."""
 
@@ -138,5 +148,7 @@ class DeploymentsResponse(BaseModel):
     canary: DeploymentOut | None
     agreement: ShadowOut | None
     watched: list[WatchOut]
+    limits: WatchLimits
+    process: str = Field(description="The replica that answers here: `agreement` and `watched` are what it saw.")
     replicas: list[ReplicaOut]
     history: list[DeploymentOut] = Field(description="The latest first.")

@@ -50,6 +50,7 @@ class ExperimentSummary(BaseModel):
     created: datetime
     started: datetime | None
     finished: datetime | None
+    deployable: bool = Field(description="It has a model that can answer, which retention has not taken.")
     progress: dict[str, Any] = Field(
         description="`share` of the budget, `step`, `tokens`, `tokens_per_second`, `train_loss`, `eta_s`."
     )

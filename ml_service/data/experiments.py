@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, Exists, exists, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -216,12 +217,21 @@ def _sorted_by(sort: Sort) -> ColumnElement[Any]:
     return column
 
 
-def _newest_named(session: Session, name: str) -> int:
-    kept = exists().where(
+def deployable(session: Session, experiment_ids: Sequence[int]) -> set[int]:
+    """Those of them that have a bundle."""
+    return set(session.scalars(select(Experiment.id).where(Experiment.id.in_(experiment_ids), _has_bundle())))
+
+
+def _has_bundle() -> Exists:
+    return exists().where(
         Artifact.experiment_id == Experiment.id, Artifact.role == BUNDLE, Artifact.removed.is_(None),
         Experiment.state.in_(FINISHED),
     )  # fmt: skip
-    wanted = select(Experiment.id).where(Experiment.name == name).order_by(kept.desc(), Experiment.id.desc())
+
+
+def _newest_named(session: Session, name: str) -> int:
+    newest = Experiment.id.desc()
+    wanted = select(Experiment.id).where(Experiment.name == name).order_by(_has_bundle().desc(), newest)
     found = session.scalar(wanted.limit(1))
     if found is None:
         raise NotFound(f"there is no model {name!r} here: no experiment has that number or name")

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from ml_service.common.errors import BadRequest
 from ml_service.data.database import Database
 from ml_service.data.evaluations import Evaluations
-from ml_service.data.experiments import BUNDLE, SAMPLES, Experiments
+from ml_service.data.experiments import BUNDLE, SAMPLES, Experiments, deployable
 from ml_service.data.jobs import REACHED, Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import Artifact, DatasetVersion, Deployment, Experiment, Job, MetricPoint
@@ -60,11 +60,14 @@ def _samples(store: Path, artifacts: Iterable[Artifact]) -> str | None:
 
 def summaries_of(database: Database, experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
     """What a list shows of each."""
-    jobs = Jobs(database).of_experiments([each.id for each in experiments])
-    return [_summary(each, _progress(jobs.get(each.id))) for each in experiments]
+    ids = [each.id for each in experiments]
+    jobs = Jobs(database).of_experiments(ids)
+    with database.reading() as session:
+        can_answer = deployable(session, ids)
+    return [_summary(each, _progress(jobs.get(each.id)), each.id in can_answer) for each in experiments]
 
 
-def _summary(experiment: Experiment, progress: dict[str, Any]) -> dict[str, Any]:
+def _summary(experiment: Experiment, progress: dict[str, Any], is_deployable: bool) -> dict[str, Any]:
     return {
         "experiment_id": experiment.id, "name": experiment.name, "kind": experiment.kind, "state": experiment.state,
         "phase": experiment.phase, "parent_id": experiment.parent_id, "attempt": experiment.attempt,
@@ -72,7 +75,7 @@ def _summary(experiment: Experiment, progress: dict[str, Any]) -> dict[str, Any]
         "preset": experiment.plan.get("training", {}).get("preset"),
         "error": experiment.error, "pinned": experiment.pinned, "actor": experiment.actor,
         "created": experiment.created, "started": experiment.started, "finished": experiment.finished,
-        "progress": progress, "metrics": experiment.summary,
+        "deployable": is_deployable, "progress": progress, "metrics": experiment.summary,
     }  # fmt: skip
 
 

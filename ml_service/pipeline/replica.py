@@ -27,7 +27,7 @@ from ml_service.inference.live import LiveModel
 from ml_service.pipeline.deploy import Deployer
 from ml_service.pipeline.guests import Guests
 from ml_service.pipeline.slot_models import Candidate, SlotModels
-from ml_service.pipeline.watch import Verdict
+from ml_service.pipeline.watch import Limits, Verdict
 from ml_service.pipeline.watcher import Watch, Watcher
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
@@ -97,6 +97,11 @@ class Replica:
     def watched(self) -> dict[int, Verdict]:
         """What is under watch here, by deployment."""
         return {watch.deployment_id: self._watcher.verdict(watch) for watch in self._watcher.watches}
+
+    @property
+    def limits(self) -> Limits:
+        """What is under watch must keep to."""
+        return self._watcher.limits
 
     @property
     def handles(self) -> Handles:

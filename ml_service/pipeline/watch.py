@@ -19,7 +19,7 @@ _NOT_FELT_S = 0.002
 """A difference between two tokens that nobody feels, whatever its ratio."""
 _CERTAINTY = 1.96
 _LONGEST = 10
-"""A watch that sees too few requests ends after so many times its length."""
+"""Times the length of a watch."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Limits:
     """So much more than the model before."""
     p95_factor: float
     """So many times that of the model before, under the same load."""
+
+    @property
+    def longest_s(self) -> float:
+        """A watch that sees too few requests ends after this."""
+        return _LONGEST * self.seconds
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def judge(old: Seen, new: Seen, limits: Limits) -> Verdict:
 def is_over(new: Seen, elapsed_s: float, limits: Limits) -> bool:
     """Whether enough was seen; also where too little comes to ever see enough."""
     seen_enough = new.requests >= limits.requests
-    return elapsed_s >= limits.seconds * (1 if seen_enough else _LONGEST)
+    return elapsed_s >= (limits.seconds if seen_enough else limits.longest_s)
 
 
 def _ratio(seen: Seen) -> float:

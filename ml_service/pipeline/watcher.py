@@ -38,14 +38,14 @@ class Watcher:
     """Told of every swap, asked now and then. A rollback is not watched: two models must not take turns for ever."""
 
     def __init__(self, settings: Settings) -> None:
-        self._limits = Limits(
+        self.limits = Limits(
             settings.watch_s, settings.watch_requests, settings.watch_error_ratio, settings.watch_p95_factor
         )
         self.watches: tuple[Watch, ...] = ()
 
     def swapped(self, before: Handles, after: Handles, slot: Slot) -> None:
         """Begin and end watches as the models come and go."""
-        if not self._limits.seconds:
+        if not self.limits.seconds:
             return
         kept = {watch.deployment_id: watch for watch in self.watches}
         fresh = [*_canary(after), *_replacement(before, after, slot)]
@@ -55,12 +55,12 @@ class Watcher:
 
     def verdict(self, watch: Watch) -> Verdict:
         """What its figures say by now."""
-        return watch.verdict(self._limits)
+        return watch.verdict(self.limits)
 
     def is_over(self, watch: Watch) -> bool:
         """Whether it has stood the test; a canary is watched to its end."""
         elapsed_s = time.monotonic() - watch.started
-        return watch.role == "active" and is_over(watch.record.seen(), elapsed_s, self._limits)
+        return watch.role == "active" and is_over(watch.record.seen(), elapsed_s, self.limits)
 
     def forget(self, watch: Watch) -> None:
         """It is decided."""
