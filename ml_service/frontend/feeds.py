@@ -26,6 +26,8 @@ class Snapshot:
 
 
 Tell = Callable[[Snapshot], None]
+Pace = float | Callable[[Any], float]
+"""How many seconds lie between two questions; a function of what was said last where that changes."""
 
 
 @dataclass(eq=False)
@@ -40,7 +42,7 @@ class Subscriber:
 class _Feed:
     api: Api
     path: str
-    every_s: float
+    pace: Pace
     subscribers: list[Subscriber] = field(default_factory=list)
     snapshot: Snapshot = field(default_factory=Snapshot)
     task: asyncio.Task[None] | None = None
@@ -49,6 +51,12 @@ class _Feed:
     @property
     def is_watched(self) -> bool:
         return any(subscriber.is_looking() for subscriber in self.subscribers)
+
+    @property
+    def every_s(self) -> float:
+        if not callable(self.pace):
+            return self.pace
+        return _RETRY_S if self.snapshot.data is None else self.pace(self.snapshot.data)
 
     async def run(self) -> None:
         while self.subscribers:
@@ -78,15 +86,15 @@ class Feeds:
     """All of a process."""
 
     def __init__(self) -> None:
-        self._feeds: dict[tuple[str, str | None, float], _Feed] = {}
+        self._feeds: dict[tuple[str, str | None, Pace], _Feed] = {}
 
-    def subscribe(self, api: Api, path: str, every_s: float, subscriber: Subscriber) -> Callable[[], None]:
+    def subscribe(self, api: Api, path: str, pace: Pace, subscriber: Subscriber) -> Callable[[], None]:
         """Tell what the route says, at once where it is known, and whenever it says something else.
 
         Calling what this returns ends it.
         """
-        name = path, api.key, every_s
-        feed = self._feeds.setdefault(name, _Feed(api, path, every_s))
+        name = path, api.key, pace
+        feed = self._feeds.setdefault(name, _Feed(api, path, pace))
         feed.subscribers.append(subscriber)
         if feed.task is None:
             feed.task = asyncio.create_task(feed.run(), name=f"feed {path}")

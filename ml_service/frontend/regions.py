@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from ml_service.frontend.api import ApiError
-from ml_service.frontend.feeds import Snapshot, Subscriber
+from ml_service.frontend.feeds import Pace, Snapshot, Subscriber
 from ml_service.frontend.visit import Visit
 
 Show = Callable[[Any], None]
@@ -29,7 +29,7 @@ class Region:
         build: Show,
         update: Show | None = None,
         *,
-        every_s: float = 5.0,
+        every_s: Pace = 5.0,
         height: str = "8rem",
         missing: Callable[[], None] | None = None,
     ) -> None:
@@ -43,13 +43,13 @@ class Region:
         self.end = self._subscribed(every_s)
         visit.client.on_delete(lambda: self.end())
 
-    def follow(self, path: str, every_s: float) -> None:
+    def follow(self, path: str, every_s: Pace) -> None:
         """Another route, or as often as this, from now on; what is shown stays until it answers."""
         self.end()
         self._path = path
         self.end = self._subscribed(every_s)
 
-    def _subscribed(self, every_s: float) -> Callable[[], None]:
+    def _subscribed(self, every_s: Pace) -> Callable[[], None]:
         subscriber = Subscriber(self._tell, lambda: self._visit.is_visible)
         return self._visit.service.feeds.subscribe(self._visit.api, self._path, every_s, subscriber)
 
