@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+SLUG_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+LONGEST_SLUG = 64
 _LONGEST = 200
-_LONGEST_SLUG = 64
 
 
 def plain_name(given: str) -> str:
@@ -19,4 +20,4 @@ def plain_name(given: str) -> str:
 def slug(given: str, fallback: str) -> str:
     """Lower-case letters, digits and single hyphens; the fallback where nothing of the kind is left."""
     plain = unicodedata.normalize("NFKD", given).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_LONGEST_SLUG].rstrip("-") or fallback
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:LONGEST_SLUG].rstrip("-") or fallback

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from lib.file_names import LONGEST_SLUG, SLUG_PATTERN
 from ml_service.data.batch_report import BatchReport, RejectedRow
 from ml_service.data.datasets import AddedBatch, AddedVersion, counts_in
 from ml_service.data.tables import DataBatch
@@ -28,7 +29,7 @@ class UploadDetails(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str | None = Field(
-        None, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64,
+        None, pattern=SLUG_PATTERN, max_length=LONGEST_SLUG,
         description="The source: lower-case letters, digits and hyphens. From the first file's name where not given.",
     )  # fmt: skip
     licence: str = Field("unknown", max_length=120, pattern=_VISIBLE, description="Under which the text may be used.")

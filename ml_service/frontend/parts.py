@@ -64,6 +64,15 @@ def button(label: str, on_click: Callable[[], object] | None = None, *, icon: st
     return ui.button(label, on_click=on_click, icon=icon or None).props(f"{colour} no-caps dense").classes("button")
 
 
+def notice(words: str, kind: str = "") -> ui.element:
+    """A sentence on what has happened, where it happened; `kind` is good, bad or nothing."""
+    icon = {"good": "check_circle", "bad": "error_outline"}.get(kind, "info")
+    with ui.element("div").classes(f"notice {kind}").props('role="alert"' if kind == "bad" else "") as box:
+        ui.icon(icon).props('aria-hidden="true"')
+        text("div", words, "notice-words")
+    return box
+
+
 @contextmanager
 def dialog(title: str) -> Iterator[ui.dialog]:
     """A dialog that is open when the block ends."""
