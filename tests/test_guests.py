@@ -190,7 +190,7 @@ class SlowGuests(Guests):
 
     def __init__(self, live: Live, tmp_path: Path) -> None:
         database = Database(None, tmp_path)
-        super().__init__(database, Settings(store=tmp_path), live, Telemetry(), self._take_turn)
+        super().__init__(database, Settings(store=tmp_path, max_guests=1), live, Telemetry(), self._take_turn)
         self.holder, self.opened, self.gate = live, [], asyncio.Event()
         self.error: Exception | None = None
         self._experiments: Any = SimpleNamespace(

@@ -19,7 +19,7 @@ from tests.test_http_guests import listed, refused
 
 @pytest.fixture
 def world(settings: Settings, bundle_fp32: Path) -> Iterator[World]:
-    with opened_world(settings, bundle_fp32) as world:
+    with opened_world(settings.model_copy(update={"max_guests": 1}), bundle_fp32) as world:
         yield world
 
 

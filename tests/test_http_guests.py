@@ -28,7 +28,7 @@ PROMPTS = ("def value_total(count", "", "naïve, 日本, 🙂", "    if item is 
 
 @pytest.fixture
 def world(settings: Settings, bundle_fp32: Path) -> Iterator[World]:
-    with opened_world(settings, bundle_fp32) as world:
+    with opened_world(settings.model_copy(update={"max_guests": 1}), bundle_fp32) as world:
         yield world
 
 

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     """The most tokens of a prompt that are read in one step; fewer while others wait for their next token."""
     prefix_cache_mib: int | None = Field(None, ge=0)
     """Memory for what prompts share, 0 for none; a thirty-second of the free, at most 256, where not given."""
-    max_guests: int = Field(1, ge=0, le=16)
+    max_guests: int = Field(2, ge=0, le=16)
     """Models that may be open beside the deployed ones because a request names their experiment; 0 for none."""
     guest_idle_s: float = Field(300.0, gt=0)
     """How long such a model is kept open without a request."""
@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     """The most pixels of an image; known from its first bytes, before it is unpacked."""
     max_waiting_images: int = Field(16, ge=0, le=10_000)
     """Images that may wait while one is read, the next one is refused with 429."""
+    page: bool = True
+    """Whether the web page is at `/ui`, in a process that its first visitor starts."""
+    page_idle_s: float = Field(600.0, gt=0)
+    """How long that process is kept when nobody has the page open."""
+    grafana_url: str | None = None
+    """Where Grafana is, as browsers know it; the page links to it."""
     drain_timeout_s: float = Field(30.0, ge=0)
     """How long SIGTERM waits for running requests, and for the checkpoint of a training."""
     stuck_after_s: float = Field(10.0, gt=0)
