@@ -14,7 +14,7 @@ from ml_service.frontend.api import ApiError
 from ml_service.frontend.data_report import show_report
 from ml_service.frontend.data_versions import train_on
 from ml_service.frontend.parts import button, card, notice, text
-from ml_service.frontend.uploading import Picked, Uploader
+from ml_service.frontend.uploading import Picked, Uploader, tell_refusal
 from ml_service.frontend.visit import Visit
 
 KINDS = (".txt", ".md", ".py", ".jsonl", ".csv", ".parquet", ".zip")
@@ -38,9 +38,8 @@ class AddData:
 
     def _fields(self) -> None:
         check = {"Lower-case letters, digits and single hyphens, up to 64": lambda name: not name or _is_name(name)}
-        self._name = (
-            ui.input("Name of the source", validation=check).props("outlined dense stack-label").classes("full")
-        )
+        self._name = ui.input("Name of the source", validation=check).classes("full")
+        self._name.props('outlined dense stack-label hint="Of the first file, where nothing is said."')
         with ui.element("div").classes("side"):
             self._licence = ui.input("Licence", placeholder="unknown").props("outlined dense stack-label maxlength=120")
             self._tags = ui.input("Tags", placeholder="with, commas").props("outlined dense stack-label")
@@ -68,8 +67,7 @@ class AddData:
             if answer is None:
                 notice("You ended it; nothing was added.")
             elif isinstance(answer, ApiError):
-                fields = f" ({answer.fields})" if answer.fields else ""
-                notice(f"{answer}{fields}", "bad")
+                tell_refusal(answer)
             else:
                 self._report(answer)
 
@@ -78,9 +76,7 @@ class AddData:
         self._name.value = ""
         self._visit.refresh("/datasets")
         if answer["was_there"]:
-            notice(
-                f"The same content had come before: {answer['message']}. Nothing was added; this is what it was then."
-            )
+            notice(f"Nothing was added, for the same content had come before ({answer['message']}). It was then:")
         else:
             notice(f"{answer['message'][:1].upper()}{answer['message'][1:]}.", "good" if answer["accepted"] else "")
         show_report(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Literal
 
@@ -25,16 +26,16 @@ def passages(service: Callable[[], Service]) -> APIRouter:
     router = APIRouter()
 
     @router.post("/send/{what}")
-    async def send(request: Request, what: Literal["add_data", "evaluate"]) -> Response:
-        """A form or JSON; the service's answer as it is."""
+    async def send(request: Request, what: Literal["add_data", "evaluate"]) -> dict[str, int | str]:
+        """A form or JSON; the service's answer in an envelope, for browsers call every refusal an error of the page."""
         if "x-page" not in request.headers:  # a form of another site cannot set it
             raise HTTPException(403)
         asked = _api(service(), request).passed("POST", f"/{what}", _of(request.headers, _SENT), _pieces(request))
         try:
             async with asked as response:
-                return Response(await response.read(), response.status, media_type=response.content_type)
+                return {"status": response.status, "body": await response.text()}
         except ApiError as error:
-            return JSONResponse({"detail": str(error)}, _AWAY)
+            return {"status": 0, "body": json.dumps({"detail": str(error)})}
 
     @router.get("/rows/{evaluation_id}.csv")
     async def rows(request: Request, evaluation_id: Annotated[int, Path(ge=1)]) -> Response:

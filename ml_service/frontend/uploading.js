@@ -6,6 +6,7 @@ const size = (bytes) => {
   return `${unit ? bytes.toFixed(1) : bytes} ${units[unit]}`;
 };
 const seconds = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
+const BROKEN = { status: 0, body: '{"detail": "the connection broke off before an answer came"}' };
 const PICKED_AFTER_MS = 300; // somebody types
 
 export default {
@@ -103,8 +104,8 @@ export default {
       window.addEventListener("beforeunload", this.hold);
       request.upload.onprogress = (event) => this.progress(event.loaded, event.total);
       request.upload.onload = () => this.wait();
-      request.onload = () => this.answer({ status: request.status, body: request.responseText });
-      request.onerror = () => this.answer({ status: 0, body: "" });
+      request.onload = () => this.answer(request.status === 200 ? JSON.parse(request.responseText) : BROKEN);
+      request.onerror = () => this.answer(BROKEN);
       request.onabort = () => this.answer(null);
       request.send(this.isText ? this.asJson(request, fields) : this.asForm(fields));
     },
@@ -140,7 +141,6 @@ export default {
     },
     answer(told) {
       this.end();
-      if (told && told.status && told.status < 400) told = { status: told.status, body: JSON.parse(told.body) };
       this.$emit("answered", told);
     },
     hold(event) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from ml_service.frontend.api import refusal
+from ml_service.frontend.api import ApiError, refusal
+from ml_service.frontend.parts import notice
 
 HEAD_BYTES = 64 << 10
 """So much of the first file comes to the page, to be looked at before it is sent."""
@@ -41,7 +43,7 @@ class Picked:
 class Uploader(ui.element, component="uploading.js"):
     """Drop, choose or paste; then `send`.
 
-    `on_answer` gets what the service answers; its refusal is ApiError, and None where the user gave it up. While
+    `on_answer` gets what the service answers; its refusal is ApiError, and None where the user ended it. While
     something is sent, progress is shown by the browser itself and costs nobody else anything.
     """
 
@@ -91,11 +93,14 @@ class Uploader(ui.element, component="uploading.js"):
         self.run_method("clear")
 
 
+def tell_refusal(error: ApiError) -> None:
+    """Why it was not taken, where it would have been shown; what is wrong with a file, too, where that is known."""
+    details = [f"{name}: {wrong}" for name, wrong in error.fields.items() if wrong not in str(error)]
+    notice("\n".join([str(error), *details]), "bad")
+
+
 def _answered(told: Mapping[str, Any] | None) -> Any:
     if told is None:
         return None
-    if told["status"] >= 400:
-        return refusal(told["status"], told["body"])
-    if not told["status"]:
-        return refusal(0, '{"detail": "the page does not answer, or the connection broke off; nothing was kept"}')
-    return told["body"]
+    status, body = int(told["status"]), str(told["body"])
+    return json.loads(body) if 200 <= status < 300 else refusal(status, body)
