@@ -11,6 +11,9 @@ def page(
     backend: Annotated[str, typer.Option(help="Address of the service that it shows.")] = "http://127.0.0.1:8000",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the service as browsers know it, for what they copy; BACKEND's own.")
+    ] = None,
     grafana: Annotated[str | None, typer.Option(help="Address of Grafana, as browsers know it; linked to.")] = None,
 ) -> None:
     """Serve the web page alone, at http://HOST:PORT/ui; `ml-service serve` has it with it.
@@ -21,4 +24,4 @@ def page(
     from ml_service.frontend.process import serve
 
     typer.echo(f"the page of {backend} is at http://{host}:{port}/ui", err=True)
-    serve(backend, grafana, host=host, port=port)
+    serve(backend, grafana, (address or backend).rstrip("/"), host=host, port=port)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -125,7 +125,7 @@ class Api:
         async with self._asked(method, path, body, query=query, headers=headers, timeout_s=timeout_s) as response:
             return await response.json() if response.status != 204 else None
 
-    async def events(self, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[tuple[str, Any]]:
+    async def events(self, path: str, body: Mapping[str, Any] | None = None) -> AsyncGenerator[tuple[str, Any], None]:
         """Server-sent events, each its name (`message` where it has none) and what it says.
 
         POST where there is a body. Raises ApiError; who stops iterating (`aclosing`) leaves the service.

@@ -15,9 +15,9 @@ _NICENESS = 5
 _GRACE_S = 2
 
 
-def serve(backend: str, grafana: str | None = None, **where: Any) -> None:
-    """Serve until a signal comes; `where` is uvicorn's `host` and `port`, or `fd`."""
-    page = create_page(backend, grafana)
+def serve(backend: str, grafana: str | None = None, address: str | None = None, **where: Any) -> None:
+    """Serve until a signal comes; `where` is uvicorn's `host` and `port`, or `fd`. See `create_page`."""
+    page = create_page(backend, grafana, address)
     config = uvicorn.Config(
         page,
         log_level="warning",

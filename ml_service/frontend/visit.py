@@ -27,6 +27,8 @@ class Service:
     feeds: Feeds
     grafana: str | None = None
     """Where dashboards are, if anywhere."""
+    address: str | None = None
+    """Of the service as browsers know it; None where it is the page's own, with the page under its `/ui`."""
 
 
 class Visit:
@@ -39,7 +41,7 @@ class Visit:
         self.api = Api(service.session, service.backend, request.cookies.get(KEY_COOKIE))
         self.is_dark = {"dark": True, "light": False}.get(request.cookies.get(THEME_COOKIE, ""))
         """None where the browser decides."""
-        self.address = str(request.base_url).rstrip("/").removesuffix("/ui")
+        self.address = service.address or str(request.base_url).rstrip("/").removesuffix("/ui")
         """As the browser knows the service, for what people copy."""
         self.is_visible = True
         self._firsts: list[asyncio.Event] = []
