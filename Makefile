@@ -9,7 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all check fix demo repro bench lock
+.PHONY: help setup serve test test-all test-page chromium check fix demo repro bench lock
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,14 @@ serve: $(STAMP) ## serve what was deployed last, the shipped model at first (HOS
 test: $(STAMP) ## the fast tests
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP) build/deepspeed ## every test, the slow ones too
+test-all: $(STAMP) build/deepspeed chromium ## every test, the slow ones and those in a browser too
 	$(BIN)/python -m pytest -m ''
+
+test-page: $(STAMP) chromium ## the stories of the web page, in a real browser; screenshots in build/screenshots
+	$(BIN)/python -m pytest -m browser tests/page
+
+chromium: # Debian's; the tests name no other browser
+	@command -v chromium >/dev/null || (apt-get -qq update && apt-get -qq install --no-install-recommends chromium)
 
 build/deepspeed: pyproject.toml # apart from the rest: accelerate imports it wherever it finds it
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install -qq --upgrade --no-deps --target $@ deepspeed==0.19.8 einops hjson \
@@ -67,6 +73,7 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.scoring $(MEASURED)
 	$(BIN)/python -m benchmarks.batch_memory $(MEASURED)
 	$(BIN)/python -m benchmarks.broken_input $(MEASURED)
+	$(BIN)/python -m benchmarks.open_pages $(MEASURED)
 	$(BIN)/python -m benchmarks.soak $(MEASURED)
 	$(BIN)/python -m benchmarks.swap $(MEASURED)
 	$(BIN)/python -m benchmarks.training_step

@@ -66,6 +66,7 @@ def serve(app: FastAPI, settings: Settings, live: Live) -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
         ws="websockets-sansio",  # the other one is deprecated
+        ws_per_message_deflate=False,  # only the page has one, and says little
     )
     DrainingServer(config, live, settings.drain_timeout_s).run()
 

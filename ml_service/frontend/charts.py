@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,6 +80,12 @@ class LineChart:
         if self._is_filled:
             line["areaStyle"] = {":color": shade, "opacity": 0.12}
         return line | ({"stack": "all"} if self._is_stacked else {}) | ({"step": "end"} if self._is_stepped else {})
+
+
+def extend(news: Mapping[LineChart, Sequence[Sequence[Point]]], most: int) -> None:
+    """Let charts go on, with new points of each of their lines, and keep so many of a line; one message for all."""
+    by_element = {chart.chart.id: points for chart, points in news.items()}
+    ui.run_javascript(f"mlPage.extend({json.dumps(by_element)}, {most})")
 
 
 class BarChart:

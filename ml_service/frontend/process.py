@@ -25,6 +25,7 @@ def serve(backend: str, grafana: str | None = None, address: str | None = None, 
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
         ws="websockets-sansio",
+        ws_per_message_deflate=False,
         **where,
     )
     uvicorn.Server(config).run()

@@ -13,6 +13,17 @@
       await fetch("/ui/key", { method: "POST", body: key });
       location.reload();
     },
+    extend(news, most) {
+      for (const [id, points] of Object.entries(news)) {
+        const chart = getElement(Number(id))?.chart;
+        if (!chart) continue; // it is drawn with them
+        const lines = chart.getOption().series.map((line, at) => {
+          const data = [...line.data, ...points[at]].slice(-most);
+          return { data, showSymbol: data.length < 3 };
+        });
+        chart.setOption({ series: lines });
+      }
+    },
     colour(name) {
       return getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
     },

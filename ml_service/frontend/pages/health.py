@@ -10,7 +10,7 @@ from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from ml_service.frontend import words
-from ml_service.frontend.charts import LineChart, Point
+from ml_service.frontend.charts import LineChart, Point, extend
 from ml_service.frontend.parts import card, figure, page_title
 from ml_service.frontend.regions import Region, empty
 from ml_service.frontend.visit import Visit
@@ -74,6 +74,8 @@ class _Board:
     def __init__(self) -> None:
         self._figures: dict[str, TextElement] = {}
         self._charts: list[LineChart] = []
+        self._drawn_until = 0.0
+        """By the time of the last point; drawing goes on from there, so that little is sent."""
 
     def build(self, data: dict[str, Any]) -> None:
         series: Series = data["series"]
@@ -85,6 +87,7 @@ class _Board:
                 self._figures = {name: figure(name, tell(series)) for name, tell in FIGURES.items()}
             with ui.element("div").classes("grid"):
                 self._charts = [_made(chart, series) for chart in CHARTS]
+        self._drawn_until = series["time"][-1] or 0.0
 
     def update(self, data: dict[str, Any]) -> None:
         series: Series = data["series"]
@@ -94,8 +97,13 @@ class _Board:
             return
         for name, number in self._figures.items():
             number.set_text(FIGURES[name](series))
-        for chart, drawn in zip(CHARTS, self._charts, strict=True):
-            drawn.show(lines_of(chart, series))
+        new = sum(time is not None and time > self._drawn_until for time in series["time"])
+        if not new:
+            return
+        self._drawn_until = series["time"][-1] or 0.0
+        latest = {name: column[-new:] for name, column in series.items()}
+        drawn = zip(CHARTS, self._charts, strict=True)
+        extend({line_chart: list(lines_of(chart, latest).values()) for chart, line_chart in drawn}, len(series["time"]))
 
 
 def _made(chart: Chart, series: Series) -> LineChart:
