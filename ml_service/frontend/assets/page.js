@@ -7,7 +7,7 @@
     toggleTheme() {
       const theme = document.body.classList.contains("body--dark") ? "light" : "dark";
       document.cookie = `ml_service_theme=${theme}; path=/; max-age=31536000; samesite=lax`;
-      location.reload(); // charts take their colours when they are made
+      Quasar.Dark.set(theme === "dark");
     },
     async keepKey(key) {
       await fetch("/ui/key", { method: "POST", body: key });
@@ -54,6 +54,31 @@
     if (page) location.href = page;
     else if (event.key === "t") mlPage.toggleTheme();
     else if (event.key === "?") document.querySelector(".shortcuts")?.click();
+  });
+
+  // Charts are painted, so they do not follow the style sheet: whoever turns the theme, they are painted anew.
+  const SHADES = ["ground", "card", "sunk", "line", "ink", "muted", "accent", "accent-soft", "good", "bad", "busy"];
+  for (let number = 1; number <= 6; number++) SHADES.push(`series-${number}`);
+  let shades;
+  const repaint = () => {
+    const now = SHADES.map(mlPage.colour);
+    const swapped = new Map((shades ?? now).map((shade, at) => [shade, now[at]]));
+    const turned = (value, key) => {
+      if (typeof value === "string") return swapped.get(value) ?? value;
+      if (value === null || typeof value !== "object" || key === "data") return value;
+      if (Array.isArray(value)) return value.map((each) => turned(each));
+      return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, turned(each, name)]));
+    };
+    if (shades && shades[0] !== now[0])
+      for (const place of document.querySelectorAll(".nicegui-echart")) {
+        const chart = getElement(Number(place.id.slice(1)))?.chart;
+        chart?.setOption(turned(chart.getOption()));
+      }
+    shades = now;
+  };
+  document.addEventListener("DOMContentLoaded", () => {
+    new MutationObserver(repaint).observe(document.body, { attributeFilter: ["class"] });
+    repaint();
   });
 
   document.addEventListener("visibilitychange", () => {

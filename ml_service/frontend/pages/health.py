@@ -60,7 +60,7 @@ def build(visit: Visit) -> None:
         if visit.service.grafana:
             _link("Grafana", visit.service.grafana, "monitoring")
     board = _Board()
-    Region(visit, "/health/recent", board.build, board.update, every_s=_EVERY_S, height="1180px")
+    Region(visit, "/health/recent", board.build, board.update, every_s=_EVERY_S, height="860px")
 
 
 def _link(name: str, address: str, icon: str) -> None:
