@@ -67,7 +67,7 @@ class Series:
         """Key → its latest step."""
         wanted = select(MetricLatest.key, MetricLatest.step).where(MetricLatest.experiment_id == experiment_id)
         with self._database.reading() as session:
-            return {key: step for key, step in session.execute(wanted)}
+            return {row.key: row.step for row in session.execute(wanted)}
 
     def count(self, experiment_id: int) -> int:
         """How many points there are."""

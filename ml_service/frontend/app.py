@@ -15,7 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml_service.frontend.feeds import Feeds
 from ml_service.frontend.frame import frame
-from ml_service.frontend.pages import data, deployments, evaluate, experiments, health, playground
+from ml_service.frontend.pages import (
+    comparison,
+    data,
+    deployments,
+    evaluate,
+    experiment,
+    experiments,
+    health,
+    playground,
+)
 from ml_service.frontend.passing import passages
 from ml_service.frontend.visit import KEY_COOKIE, Service, Visit
 
@@ -56,8 +65,8 @@ def create_page(backend: str, grafana: str | None = None, address: str | None = 
     for path, title, build in (
         ("/", "Playground", playground.build),
         ("/experiments", "Experiments", experiments.build),
-        ("/experiments/compare", "Compare", experiments.build_comparison),
-        ("/experiments/{experiment_id}", "Experiment", experiments.build_one),
+        ("/experiments/compare", "Compare", comparison.build),
+        ("/experiments/{experiment_id}", "Experiment", experiment.build),
         ("/data", "Data", data.build),
         ("/deployments", "Deployments", deployments.build),
         ("/evaluate", "Evaluate", evaluate.build),

@@ -27,7 +27,7 @@ _SHORTCUTS = (
     ("t", "dark or light"),
     ("?", "show this"),
 )
-_STYLES = ("page", "data", "playground")
+_STYLES = ("page", "data", "playground", "experiments", "deployments")
 _HEAD = "".join(f'<link rel="stylesheet" href="/ui/assets/{name}.css">' for name in _STYLES)
 _HEAD += '<script src="/ui/assets/page.js"></script>'
 _STANDING_EVERY_S = 5.0

@@ -14,6 +14,12 @@ def text(tag: str, words: str, classes: str = "") -> TextElement:
     return TextElement(tag=tag, text=words).classes(classes)
 
 
+def attribute(element: ui.element, name: str, value: object) -> None:
+    """Change an attribute where it is another; None takes it away. Safe for any text, where `props` would parse it."""
+    if element.props.get(name) != value:
+        element.props.set_optional(name, value)
+
+
 def page_title(title: str, hint: str = "") -> ui.element:
     """A page's heading; buttons go into what it returns."""
     with ui.element("div").classes("page-title"):
@@ -61,7 +67,9 @@ def badge(words: str, kind: str = "") -> TextElement:
 def button(label: str, on_click: Callable[[], object] | None = None, *, icon: str = "", kind: str = "") -> ui.button:
     """`kind` is primary, grave, or nothing for a quiet one."""
     colour = {"primary": "unelevated color=primary", "grave": "unelevated color=negative"}.get(kind, "outline")
-    return ui.button(label, on_click=on_click, icon=icon or None).props(f"{colour} no-caps dense").classes("button")
+    # Without a colour of its own a quiet one is written in the theme's ink, which can be read on dark, too.
+    made = ui.button(label, on_click=on_click, icon=icon or None, color=None)
+    return made.props(f"{colour} no-caps dense").classes("button")
 
 
 def notice(words: str, kind: str = "") -> ui.element:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from fastapi import Request
 from nicegui import Client
 
 from ml_service.frontend.api import Api
-from ml_service.frontend.feeds import Feeds
+from ml_service.frontend.feeds import Feeds, Snapshot, Subscriber
+from ml_service.frontend.streams import Listener, Streams
 
 KEY_COOKIE, THEME_COOKIE = "ml_service_key", "ml_service_theme"
 _SETTLE_S = 0.5
@@ -29,6 +31,7 @@ class Service:
     """Where dashboards are, if anywhere."""
     address: str | None = None
     """Of the service as browsers know it; None where it is the page's own, with the page under its `/ui`."""
+    streams: Streams = field(default_factory=Streams)
 
 
 class Visit:
@@ -58,6 +61,28 @@ class Visit:
                     await first.wait()
         except TimeoutError:
             return
+
+    def follow(self, path: str, every_s: float, tell: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Tell what a route answers, for as long as the page is there; calling what this returns ends it before."""
+
+        def told(snapshot: Snapshot) -> None:
+            if not self.client.is_deleted:
+                tell(snapshot)
+
+        end = self.service.feeds.subscribe(self.api, path, every_s, Subscriber(told, lambda: self.is_visible))
+        self.client.on_delete(end)
+        return end
+
+    def listen(self, path: str, tell: Callable[[str, Any], None]) -> Callable[[], None]:
+        """Tell the events of a route, likewise."""
+
+        def told(name: str, data: Any) -> None:
+            if not self.client.is_deleted:
+                tell(name, data)
+
+        end = self.service.streams.listen(self.api, path, Listener(told, lambda: self.is_visible))
+        self.client.on_delete(end)
+        return end
 
     def refresh(self, prefix: str) -> None:
         """What begins so has been changed: ask again now."""
