@@ -114,7 +114,7 @@ class BarChart:
     def _put(options: dict[str, Any], bars: Mapping[str, float]) -> None:
         options["xAxis"]["data"] = list(bars)
         options["series"] = [{
-            "type": "bar", "data": list(bars.values()), "barCategoryGap": "12%",
+            "type": "bar", "data": list(bars.values()), "barCategoryGap": "12%", "barMaxWidth": 90,
             "itemStyle": {":color": colour("series-1"), "borderRadius": [2, 2, 0, 0]}, "emphasis": {"disabled": True},
         }]  # fmt: skip
 

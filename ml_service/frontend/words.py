@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import humanize
 
 NOTHING = "—"
+_LARGE = 1e7
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -21,7 +22,7 @@ def score(value: object) -> str:
     """A quality number with as many digits as tell something."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return NOTHING if value is None else str(value)
-    return number(value, 3 if abs(value) < 100 else 1)
+    return f"{value:.2e}" if _LARGE <= abs(value) < math.inf else number(value, 3 if abs(value) < 100 else 1)
 
 
 def size(count: float | None) -> str:
