@@ -31,7 +31,7 @@ class Now:
                 self._bundle_place = ui.element("div")
             with ui.element("div").classes("stack"):
                 with card("Before it", "where roll back leads"):
-                    self._previous = _Deployment(["Answered", "By"])
+                    self._previous = _Deployment(["From", "Until", "By"])
                     self._nothing = text("p", "Nothing answered before that could be gone back to.", "hint")
                 with card("Processes"):
                     self._replicas = _Replicas()
@@ -51,8 +51,8 @@ class Now:
         self._previous.place.set_visibility(previous is not None)
         self._nothing.set_visibility(previous is None)
         if previous is not None:
-            times = f"from {words.clock(previous['activated'])} to {words.clock(previous['retired'])}"
-            self._previous.show(previous, {"Answered": times, "By": previous["actor"]})
+            times = {"From": words.clock(previous["activated"]), "Until": words.clock(previous["retired"])}
+            self._previous.show(previous, {**times, "By": previous["actor"]})
         self._replicas.show(data["replicas"], data["generation"])
         self._show_bundle(active["experiment_id"])
 

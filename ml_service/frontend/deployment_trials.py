@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from nicegui import ui
 
 from ml_service.frontend import words
-from ml_service.frontend.charts import LineChart
+from ml_service.frontend.charts import LineChart, extend
 from ml_service.frontend.deployment_changes import Changes
 from ml_service.frontend.deployment_figures import Beside, Course, Trial, agreement, errors_and_speed, trials_of
 from ml_service.frontend.deployment_words import Row, name_of, share, standing
 from ml_service.frontend.parts import button, card, text
 
+_FEW = 3
+"""Points up to which a chart marks each of them."""
 _TITLES = {"canary": "Canary", "shadow": "Shadow", "active": "Under watch"}
 _NAMES = {"canary": ("active", "canary"), "shadow": ("active", "shadow"), "active": ("before", "now")}
 _AGREEMENT = ("the very same answer", "begins the same")
@@ -212,10 +214,13 @@ class _LiveChart:
 
     def show(self, trial: Trial, process: str) -> None:
         course, figure = self._courses.setdefault(process, Course()), self._figure(trial)
-        if not course.note(time.time(), figure.old, figure.new) and process == self._drawn:
+        before, is_other, self._drawn = len(course.times_ms), process != self._drawn, process
+        if not course.note(time.time(), figure.old, figure.new) and not is_other:
             return
-        self._drawn = process
-        can_draw = len(course.times_ms) > 1
-        self._wait.set_visibility(not can_draw)
-        self._chart.chart.set_visibility(can_draw)
-        self._chart.show(course.lines(self._old, self._new))
+        points, lines = len(course.times_ms), course.lines(self._old, self._new)
+        if points > _FEW and points == before + 1 and not is_other:
+            extend({self._chart: [line[-1:] for line in lines.values()]}, points)
+            return
+        self._wait.set_visibility(points < 2)
+        self._chart.chart.set_visibility(points > 1)
+        self._chart.show(lines)

@@ -88,7 +88,7 @@ def since(began: datetime, now: datetime) -> str:
     """A time that still runs."""
     minutes = int((now - began).total_seconds() // 60)
     if minutes < 1:
-        return "less than a minute"
+        return "under 1 min"
     days, rest = divmod(minutes, 24 * 60)
     return f"{days} d {rest // 60} h" if days else words.duration(minutes * 60)
 
@@ -145,15 +145,20 @@ def consequences(strategy: str, chosen: str, data: Row, percents: float) -> list
 
 def done(row: Row) -> str:
     """What a deployment has come to, in a sentence."""
-    what = {"shadow": "is the shadow now", "canary": f"answers {share(row)} of the requests now"} if _is_on(row) else {}
-    said = what.get(row["strategy"], "answers now" if _is_on(row) else f"is {row['state']}")
     loaded, of = row["replicas"]["loaded"], row["replicas"]["of"]
     behind = "" if loaded == of else f" {loaded} of {of} processes have it, the others follow within seconds."
-    return f"{name_of(row)} {said}: generation {row['generation']}.{behind}"
+    return f"{name_of(row)} {_said(row)}: generation {row['generation']}.{behind}"
 
 
-def _is_on(row: Row) -> bool:
-    return row["state"] in ("active", "shadow", "canary")
+def _said(row: Row) -> str:
+    match row["state"]:
+        case "active":
+            return "answers again" if row["strategy"] == "rollback" else "answers now"
+        case "shadow":
+            return "is the shadow now"
+        case "canary":
+            return f"answers {share(row)} of the requests now"
+    return f"is {row['state']}"  # asked for again under a key whose deployment is over by now
 
 
 def _is_promoted(row: Row, history: Sequence[Row]) -> bool:
