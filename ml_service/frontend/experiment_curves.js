@@ -96,7 +96,7 @@ export default {
         animation: false,
         grid: { left: 4, right: 18, top: names.length > 1 ? 34 : 12, bottom: 24, containLabel: true },
         legend: { show: names.length > 1, data: names, top: 0, left: 0, type: "scroll", itemWidth: 22, itemHeight: 8, pageIconColor: colour("muted"),
-          pageTextStyle: small, textStyle: { color: colour("ink"), fontSize: 12, width: 180, overflow: "truncate" }, tooltip: { show: true } },
+          pageTextStyle: small, textStyle: { color: colour("ink"), fontSize: 12, width: Math.min(180, this.$el.offsetWidth / 3), overflow: "truncate" }, tooltip: { show: true } },
         tooltip: { trigger: "axis", backgroundColor: colour("card"), borderColor: colour("line"), confine: true,
           textStyle: { color: colour("ink"), fontSize: 12 }, valueFormatter: value, axisPointer: { lineStyle: { color: colour("muted") } } },
         graphic: isEmpty

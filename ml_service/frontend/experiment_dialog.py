@@ -55,11 +55,11 @@ class TrainingForm:
         self._visit, self._box, self._schemas = visit, box, schemas
         self._fields: dict[str, ValidationElement[Any]] = {}
         self._sent: tuple[Mapping[str, Any], str] = {}, ""
-        with ui.element("form").classes("training-form") as form:
+        with ui.element("form").classes("training-form").props("novalidate") as form:  # the service says it better
             form.on("submit.prevent", self._send)
             self._build_wish(versions, starts, begin)
             self._build_gate()
-            with ui.expansion("More", icon="tune").classes("full more"), ui.element("div").classes("stack tight"):
+            with ui.expansion("More", icon="tune").classes("full more"), ui.element("div").classes("stack full"):
                 self._build_more()
             self._trouble = text("p", "", "trouble").props('role="alert"')
             with ui.element("div").classes("dialog-actions"):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from nicegui import ui
 
 from ml_service.frontend.parts import attribute, text
 
-WIDTH, HEIGHT = 168, 48
+WIDTH, HEIGHT = 190, 48
 _GAP_X, _GAP_Y, _EDGE = 52, 16, 4
 _MOST_PARENTS, _MOST_DEPLOYMENTS = 3, 4
-_MOST_LETTERS = 21
+_TITLE_LETTERS, _HINT_LETTERS = 20, 23
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def graph_of(account: Mapping[str, Any]) -> Graph:
     row = 0.0 if parents else max(len(data) - 1, 0) / 2
     own = Node(account["name"], f"#{account['experiment_id']}, this one", before, row, None, "own")
     edges = [
-        *zip(parents, [*parents[1:], own], strict=True),
+        *pairwise([*parents, own]),
         *((each, own) for each in data),
         *((own, each) for each in deployments),
     ]
@@ -92,13 +93,15 @@ def _draw_node(node: Node) -> None:
         attribute(place, "aria-label", f"{node.title}: {node.hint}")
         text("title", f"{node.title}: {node.hint}")
         ui.element("rect").props(f'x="{node.x:g}" y="{node.y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8"')
-        for words, below, classes in ((node.title, 20, "lineage-title"), (node.hint, 37, "lineage-hint")):
-            text("text", shortened(words), classes).props(f'x="{node.x + 12:g}" y="{node.y + below:g}"')
+        title = text("text", shortened(node.title, _TITLE_LETTERS), "lineage-title")
+        title.props(f'x="{node.x + 12:g}" y="{node.y + 20:g}"')
+        hint = text("text", shortened(node.hint, _HINT_LETTERS), "lineage-hint")
+        hint.props(f'x="{node.x + 12:g}" y="{node.y + 37:g}"')
 
 
-def shortened(words: str) -> str:
+def shortened(words: str, letters: int) -> str:
     """As much as a box has room for."""
-    return words if len(words) <= _MOST_LETTERS else words[: _MOST_LETTERS - 1].rstrip() + "…"
+    return words if len(words) <= letters else words[: letters - 1].rstrip() + "…"
 
 
 def _parents(parents: list[Mapping[str, Any]]) -> list[Node]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_service.frontend.api import Api, ApiError
+from ml_service.utils.logs import EventLogger
 
+log = EventLogger("frontend")
 _RETRY_S = 2.0
 """While the service does not answer."""
 
@@ -79,7 +81,10 @@ class _Feed:
         if self.snapshot.data == before.data and (self.snapshot.error is None) == (before.error is None):
             return  # nothing that anybody could see
         for subscriber in tuple(self.subscribers):
-            subscriber.tell(self.snapshot)
+            try:
+                subscriber.tell(self.snapshot)
+            except Exception:  # a bug on one page is not to end what all others are told
+                log.exception("page.failed", path=self.path)
 
 
 class Feeds:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_service.frontend.api import Api, ApiError
+from ml_service.utils.logs import EventLogger
 
+log = EventLogger("frontend")
 _RETRY_S = 2.0
 LAST = "done"
 """The event after which there is nothing more to hear."""
@@ -47,7 +49,10 @@ class _Stream:
         async with aclosing(self.api.events(self.path)) as events:
             async for name, data in events:
                 for listener in tuple(self.listeners):
-                    listener.tell(name, data)
+                    try:
+                        listener.tell(name, data)
+                    except Exception:  # a bug on one page is not to end what all others are told
+                        log.exception("page.failed", path=self.path)
                 if name == LAST:
                     return True
                 if not self.is_watched:

@@ -12,7 +12,7 @@ from fastapi import Request
 from nicegui import Client
 
 from ml_service.frontend.api import Api
-from ml_service.frontend.feeds import Feeds, Snapshot, Subscriber
+from ml_service.frontend.feeds import Feeds, Pace, Snapshot, Subscriber
 from ml_service.frontend.streams import Listener, Streams
 
 KEY_COOKIE, THEME_COOKIE = "ml_service_key", "ml_service_theme"
@@ -62,7 +62,7 @@ class Visit:
         except TimeoutError:
             return
 
-    def follow(self, path: str, every_s: float, tell: Callable[[Snapshot], None]) -> Callable[[], None]:
+    def follow(self, path: str, every_s: Pace, tell: Callable[[Snapshot], None]) -> Callable[[], None]:
         """Tell what a route answers, for as long as the page is there; calling what this returns ends it before."""
 
         def told(snapshot: Snapshot) -> None:

@@ -33,6 +33,14 @@ MOST = 20
 _POINTS = 300
 _EVERY_S, _CURVES_EVERY_S = 5.0, 60.0
 _HEIGHT = "300px"
+_TOLD_ELSEWHERE = (
+    "wish.experiment_name",
+    "wish.hyperparameters",
+    "training.seconds",
+    "training.tokens",
+    "training.steps",
+)
+"""In the heads, among the rest of the recipe, by the budget."""
 _NEW_KEYS = ("version", "known_version")
 """Of a plan: which text is new to it."""
 
@@ -164,11 +172,15 @@ def has_same_new(experiments: Sequence[Mapping[str, Any]], plan: Mapping[str, Se
     return all(len({str(plan[key][place]) for place in trained}) < 2 for key in _NEW_KEYS if key in plan)
 
 
-def differing(experiments: Sequence[Mapping[str, Any]], plan: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """Where the plans of those that were trained here are not the same; names are in the heads already."""
+def differing(experiments: Sequence[Mapping[str, Any]], plan: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Where the plans of those that were trained here are not the same, but for what is told elsewhere."""
     trained = _trained(experiments)
-    rows = {name: [row[place] for place in trained] for name, row in plan.items() if name != "wish.experiment_name"}
-    return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
+    rows = {
+        name: [plain(row[place]) for place in trained]
+        for name, row in plan.items()
+        if not name.startswith(_TOLD_ELSEWHERE)
+    }
+    return {name.partition(".")[2] or name: row for name, row in rows.items() if len(set(row)) > 1}
 
 
 def _trained(experiments: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -224,7 +236,7 @@ def _build_plans(told: tuple[Sequence[Mapping[str, Any]], Mapping[str, Sequence[
                     with ui.element("tr"):
                         text("th", name.replace("_", " ").replace(".", ", ")).props('scope="row"')
                         for value in row:
-                            text("td", plain(value), "number")
+                            text("td", value, "number")
 
 
 def _build_heads(experiments: Sequence[Mapping[str, Any]]) -> None:
@@ -241,7 +253,7 @@ def _build_heads(experiments: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _build_missing() -> None:
-    with empty("One of them is not there", "The table has all experiments that there are.", "search_off"):
+    with empty("One of them is not there", "The table has all experiments.", "search_off").classes("high"):
         button("All experiments", lambda: ui.navigate.to("/experiments"), kind="primary")
 
 

@@ -202,7 +202,7 @@ def _build_lineage(told: tuple[str, int, Mapping[str, Any]]) -> None:
 
 
 def _build_missing(number: str) -> None:
-    with empty(f"There is no experiment {number}", "The table has all that there are.", "search_off"):
+    with empty(f"There is no experiment {number}", "The table has all that there are.", "search_off").classes("high"):
         button("All experiments", lambda: ui.navigate.to("/experiments"), kind="primary")
 
 

@@ -34,13 +34,12 @@ class ExperimentsPage:
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
         self._wanted = _DEFAULTS | {name: visit.query[name] for name in _DEFAULTS if name in visit.query}
-        self._every_s = _EVERY_S
         self._rows: Rows | None = None
         self._marks: Mapping[int, str] = {}
         with page_title("Experiments", "Every training, what it learned from and what came of it."):
             button("New training", lambda: ask_training(visit), icon="add", kind="primary")
         self._build_filters()
-        self._region = Region(visit, self._path, self._build_table, self._update, every_s=_EVERY_S, height="24rem")
+        self._region = Region(visit, self._path, self._build_table, self._update, every_s=_pace, height="24rem")
         self._follow_deployments()
 
     @property
@@ -109,10 +108,6 @@ class ExperimentsPage:
             order = {"asc": "ascending", "desc": "descending"}.get(self._wanted["order"], "none")
             attribute(head, "aria-sort", order if is_sorted else "none")
         self._tell_nothing(not found)
-        every_s = _EVERY_S if all(each["state"] in FINISHED for each in found) else _WHILE_TRAINING_S
-        if every_s != self._every_s:
-            self._every_s = every_s
-            self._region.follow(self._path, every_s)
 
     def _tell_nothing(self, is_empty: bool) -> None:
         self._nothing.clear()
@@ -142,7 +137,7 @@ class ExperimentsPage:
         self._wanted |= {"page": "1"} | wanted
         query = {name: value for name, value in self._wanted.items() if value != _DEFAULTS[name]}
         ui.navigate.history.replace("/ui/experiments" + (f"?{urlencode(query)}" if query else ""))
-        self._region.follow(self._path, self._every_s)
+        self._region.follow(self._path, _pace)
 
     def _tell_selection(self, selected: Sequence[int]) -> None:
         can_compare = 2 <= len(selected) <= _MOST_COMPARED
@@ -165,3 +160,8 @@ class ExperimentsPage:
                 self._rows.mark(self._marks)
 
         self._visit.follow("/deployments", _DEPLOYMENTS_EVERY_S, tell)
+
+
+def _pace(data: Mapping[str, Any]) -> float:
+    """More often while something trains."""
+    return _EVERY_S if all(each["state"] in FINISHED for each in data["experiments"]) else _WHILE_TRAINING_S
