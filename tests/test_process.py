@@ -33,6 +33,7 @@ class Server:
             port = free.getsockname()[1]
         self._store = tempfile.TemporaryDirectory()
         variables = {"store": self._store.name} | variables
+        self.store = Path(variables["store"])
         environment = os.environ | {f"ML_SERVICE_{name.upper()}": value for name, value in variables.items()}
         given = [] if bundle is None else ["--bundle", str(bundle)]
         self.process = subprocess.Popen(

@@ -57,8 +57,7 @@ class AddData:
             return
         self._send.disable()
         self._outcome.clear()
-        is_text = self._uploader.picked.is_text
-        self._uploader.send(details(self._name.value, self._licence.value, self._tags.value, is_text))
+        self._uploader.send(details(self._name.value, self._licence.value, self._tags.value))
 
     def _answered(self, answer: Any) -> None:
         self._send.set_enabled(not self._uploader.picked.is_empty)
@@ -91,10 +90,10 @@ def default_name(picked: Picked) -> str:
     return slug(PurePath(picked.names[0]).stem, fallback="texts") if picked.names else "texts"
 
 
-def details(name: str, licence: str, tags: str, is_text: bool) -> dict[str, Any]:
-    """The fields beside it that say something; tags are a list in JSON, and have commas in a form."""
+def details(name: str, licence: str, tags: str) -> dict[str, str]:
+    """The fields beside it that say something."""
     given = [tag.strip() for tag in tags.split(",") if tag.strip()]
-    fields = {"name": name.strip(), "licence": licence.strip(), "tags": given if is_text else ",".join(given)}
+    fields = {"name": name.strip(), "licence": licence.strip(), "tags": ",".join(given)}
     return {field: value for field, value in fields.items() if value}
 
 

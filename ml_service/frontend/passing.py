@@ -27,7 +27,7 @@ def passages(service: Callable[[], Service]) -> APIRouter:
 
     @router.post("/send/{what}")
     async def send(request: Request, what: Literal["add_data", "evaluate"]) -> dict[str, int | str]:
-        """A form or JSON; the service's answer in an envelope, for browsers call every refusal an error of the page."""
+        """A form; the service's answer in an envelope, for browsers call every refusal an error of the page."""
         if "x-page" not in request.headers:  # a form of another site cannot set it
             raise HTTPException(403)
         asked = _api(service(), request).passed("POST", f"/{what}", _of(request.headers, _SENT), _pieces(request))

@@ -64,7 +64,8 @@ class Region:
                 self.place.clear()
                 with self.place:
                     self._fail(snapshot.error)
-            self.place.classes(add="stale" if snapshot.error else "", remove="" if snapshot.error else "stale")
+            is_stale = snapshot.error is not None and snapshot.data is not None
+            self.place.classes(add="stale" if is_stale else "", remove="" if is_stale else "stale")
         finally:
             self._first.set()
 

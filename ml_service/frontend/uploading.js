@@ -104,20 +104,20 @@ export default {
       window.addEventListener("beforeunload", this.hold);
       request.upload.onprogress = (event) => this.progress(event.loaded, event.total);
       request.upload.onload = () => this.wait();
-      request.onload = () => this.answer(request.status === 200 ? JSON.parse(request.responseText) : BROKEN);
+      request.onload = () => this.answer(this.opened(request.status, request.responseText));
       request.onerror = () => this.answer(BROKEN);
       request.onabort = () => this.answer(null);
-      request.send(this.isText ? this.asJson(request, fields) : this.asForm(fields));
+      request.send(this.form(fields));
     },
-    asJson(request, fields) {
-      request.setRequestHeader("Content-Type", "application/json");
-      return JSON.stringify({ ...fields, texts: this.texts() });
+    opened(status, body) {
+      return status === 200 ? JSON.parse(body) : { status, body }; // something before the page has refused it
     },
-    asForm(fields) {
+    form(fields) {
       const form = new FormData();
       for (const [name, value] of Object.entries(fields))
         form.append(name, typeof value === "string" ? value : JSON.stringify(value));
-      for (const file of this.files) form.append(this.field, file, file.name);
+      const rows = () => new File(this.texts().map((text) => JSON.stringify({ text }) + "\n"), "texts.jsonl");
+      for (const file of this.isText ? [rows()] : this.files) form.append(this.field, file, file.name);
       return form;
     },
     progress(loaded, total) {
