@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -258,6 +259,25 @@ def test_a_curve_has_no_doubles_and_no_holes_however_often_it_is_written(databas
     assert [point.step for point in series.read(experiment.id, after_step=1997)["train_loss"]] == [1998, 1999]
     assert curve[10].tokens == 100
     assert series.latest([experiment.id]) == {experiment.id: {"train_loss": 1 / 2000}}
+    assert series.last_steps(experiment.id) == {"train_loss": 1999}
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 2), (2, 2), (3, 2), (10, 10), (11, 10), (100, 7), (2000, 500)])
+def test_a_long_curve_is_thinned_evenly_from_its_first_to_its_last_point(
+    database: Database, count: int, most: int
+) -> None:
+    series = Series(database)
+    with database.writing() as session:
+        experiment, other = an_experiment(), an_experiment()
+        session.add_all([experiment, other])
+        session.flush()
+        series.write(session, experiment.id, points(range(count)))
+        series.write(session, other.id, points(range(5)))
+    steps = [point.step for point in series.thinned(experiment.id, most)["train_loss"]]
+    assert (steps[0], steps[-1], len(steps)) == (0, count - 1, min(count, most))
+    gaps = {after - before for before, after in pairwise(steps)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert series.thinned(other.id, 2)["train_loss"][-1].value == pytest.approx(1 / 5)
 
 
 def test_a_value_that_is_no_number_is_kept_as_such(database: Database) -> None:

@@ -25,12 +25,12 @@ def account_of(database: Database, store: Path, experiment_id: int, max_points: 
     """All that is remembered of it; curves are thinned to at most `max_points` a key. Raises NotFound."""
     experiments = Experiments(database, store)
     experiment = experiments.get(experiment_id)
-    curves, artifacts = Series(database).read(experiment_id), experiments.artifacts_of(experiment_id)
+    curves, artifacts = Series(database).thinned(experiment_id, max_points), experiments.artifacts_of(experiment_id)
     return {
         **summaries_of(database, [experiment])[0],
         "plan": experiment.plan,
         "environment": experiment.environment,
-        "series": {key: series_of(thinned(points, max_points)) for key, points in curves.items()},
+        "series": {key: series_of(points) for key, points in curves.items()},
         "lineage": lineage_of(database, store, experiment),
         "artifacts": [
             {
@@ -143,14 +143,6 @@ def flattened(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat
-
-
-def thinned(points: Sequence[MetricPoint], limit: int) -> Sequence[MetricPoint]:
-    """At most `limit` points, evenly chosen, the last one among them."""
-    if len(points) <= limit:
-        return points
-    stride = (len(points) - 1) / (limit - 1)
-    return [points[round(number * stride)] for number in range(limit)]
 
 
 def series_of(points: Iterable[MetricPoint]) -> dict[str, list[float | int | None]]:
