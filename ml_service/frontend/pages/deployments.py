@@ -22,7 +22,7 @@ def build(visit: Visit) -> None:
     board = _Board(visit)
     with page_title("Deployments", "What answers, what is tried beside it, and how it came about."):
         board.build_actions()
-    Region(visit, "/deployments", board.build, board.update, every_s=pace, height="900px")
+    Region(visit, "/deployments", board.build, board.update, every_s=pace, height="600px")
     wanted = visit.query.get("deploy", "")
     if wanted.isascii() and wanted.isdigit():
         DeployForm(visit, int(wanted))
