@@ -177,11 +177,13 @@ def refusal(status: int, body: bytes | str, reason: str = "") -> ApiError:
         sentence = problem.get("detail") or problem["error"]["message"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(f"The service answered {status} {reason}".rstrip() + ".", status)
-    return ApiError(_as_sentence(sentence), status, problem)
+    return ApiError(as_sentence(sentence), status, problem)
 
 
-def _as_sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+def as_sentence(text: str) -> str:
+    """With a capital, unless it begins with the name of a file or of a field, and with an end."""
+    if text.partition(" ")[0].rstrip(",:;").isalpha():
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."
 
 

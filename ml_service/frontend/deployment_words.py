@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_service.frontend import words
+from ml_service.frontend.api import as_sentence
 
 Row = Mapping[str, Any]
 """A deployment, as the service tells of it."""
@@ -66,9 +67,9 @@ def outcome(row: Row, history: Sequence[Row]) -> Told:
         case "shadow" | "canary":
             return Told("is tried", "busy")
         case "failed" if row["generation"] is None:
-            return Told("refused", "bad", _sentence(row["error"]))
+            return Told("refused", "bad", as_sentence(row["error"] or ""))
         case "failed":
-            return Told("taken back", "bad", _sentence(row["error"]))
+            return Told("taken back", "bad", as_sentence(row["error"] or ""))
     if is_trial:
         return Told("promoted", "good") if _is_promoted(row, history) else Told("ended", "")
     return Told("replaced", "", _stood(row))
@@ -96,7 +97,7 @@ def since(began: datetime, now: datetime) -> str:
 def standing(watch: Row, row: Row, limits: Row, now: datetime) -> Told:
     """The watch's verdict by now, and how long it goes on."""
     if watch["fault"]:
-        return Told("fault", "bad", f"{_sentence(watch['fault'])} It is taken back.")
+        return Told("fault", "bad", f"{as_sentence(watch['fault'])} It is taken back.")
     back = (
         f"It goes back by itself where {100 * limits['error_ratio']:g} % more of its requests fail than of the model "
         f"before, or its tokens take {limits['p95_factor']:g} times as long under the same load."
@@ -178,8 +179,3 @@ def _stood(row: Row) -> str:
     if figures is None:
         return ""
     return f"Stood the watch: {figures['requests']} requests, {figures['errors']} failed."
-
-
-def _sentence(said: str | None) -> str:
-    said = said or ""
-    return said[:1].upper() + said[1:] + ("" if said.endswith((".", "!", "?")) else ".")
