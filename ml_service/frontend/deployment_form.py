@@ -39,6 +39,10 @@ class DeployForm:
             self._steps = {name: ui.element("div").classes("stack step") for name in _STEPS}
         self._box.on("hide", js_handler="() => history.replaceState(history.state, '', location.pathname)")
         self._go("choose")
+        self._start()
+
+    def _start(self) -> None:
+        self._steps["choose"].clear()
         with self._steps["choose"]:
             loading(5)
         background_tasks.create(self._load(), name="deploy form")
@@ -59,7 +63,7 @@ class DeployForm:
             if not self._box.is_deleted:
                 place.clear()
                 with place:
-                    failed(error)
+                    failed(error, self._start)
             return
         if self._box.is_deleted:
             return
