@@ -13,7 +13,7 @@ from ml_service.frontend.api import ApiError
 from ml_service.frontend.charts import SERIES_COLOURS
 from ml_service.frontend.deployment_figures import Span, spans_of
 from ml_service.frontend.deployment_words import Row, how, lasted, outcome
-from ml_service.frontend.parts import button, card, text
+from ml_service.frontend.parts import attribute, button, card, text
 from ml_service.frontend.regions import empty, tell_error
 from ml_service.frontend.visit import Visit
 
@@ -147,10 +147,9 @@ class Strip:
             for span in spans:
                 left, width = place_of(span, start, now)
                 own = colours[span.row["experiment_id"]]
-                piece = text("span", span.row["experiment"], "span").props('role="listitem" tabindex="0"')
+                piece = text("span", span.row["experiment"], "span").props('role="listitem"')
                 piece.style(f"left: min({left}%, 100% - 4px); width: {width}%; --own: var(--series-{own})")
-                with piece:
-                    ui.tooltip(span.told)
+                attribute(piece, "title", span.told)
 
 
 def place_of(span: Span, start: datetime, now: datetime) -> tuple[float, float]:
