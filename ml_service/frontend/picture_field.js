@@ -5,7 +5,7 @@ export default {
   template: `
     <div class="picture-field">
       <div v-if="!url" class="line">
-        <q-btn outline dense no-caps color="primary" class="button" icon="add_photo_alternate" label="Add a picture" @click="choose" />
+        <q-btn outline dense no-caps class="button" icon="add_photo_alternate" label="Add a picture" @click="choose" />
         <span class="hint">of text; or drop or paste one: what is read in it goes behind the prompt</span>
       </div>
       <template v-else>
@@ -23,12 +23,12 @@ export default {
               :class="'box ' + sure(line)" @mouseenter="hovered = at" @focus="hovered = at" @blur="hovered = null"
               @keydown.esc="hovered = null">
               <polygon :points="line.box.map((point) => point.join()).join(' ')" />
-              <rect :x="tag(line).x" :y="tag(line).y" :width="tag(line, at).width" :height="unit * 1.35" :rx="unit * 0.3" />
-              <text :x="tag(line, at).x + tag(line, at).width / 2" :y="tag(line).y + unit" :font-size="unit"
+              <rect :x="tag(line, at).x" :y="tag(line, at).y" :width="tag(line, at).width" :height="unit * 1.35" :rx="unit * 0.3" />
+              <text :x="tag(line, at).x + tag(line, at).width / 2" :y="tag(line, at).y + unit" :font-size="unit"
                 text-anchor="middle">{{ at + 1 }}</text>
             </g>
           </svg>
-          <div v-if="hovered !== null && lines[hovered]" class="picture-tip" role="tooltip" :style="place(lines[hovered])">
+          <div v-if="hovered !== null && lines[hovered]" class="picture-tip" role="tooltip" :style="under(lines[hovered])">
             <span class="mono">{{ lines[hovered].text }}</span> <b>{{ percent(lines[hovered]) }}</b>
           </div>
         </div>
@@ -123,11 +123,11 @@ export default {
     top(line) {
       return Math.min(...line.box.map(([, y]) => y));
     },
-    tag(line, at = 0) {
+    tag(line, at) {
       const width = this.unit * (0.7 + 0.62 * String(at + 1).length);
       return { width, x: Math.max(0, this.left(line) - width), y: this.top(line) };
     },
-    place(line) {
+    under(line) {
       const bottom = Math.max(...line.box.map(([, y]) => y));
       return { left: `${Math.min((100 * this.left(line)) / this.width, 60)}%`, top: `${(100 * bottom) / this.height}%` };
     },

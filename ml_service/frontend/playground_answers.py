@@ -33,7 +33,7 @@ class AnswerPane:
     """A card; `answer` fills it, and whoever cancels that leaves the service."""
 
     def __init__(self, visit: Visit, models: Models, label: str) -> None:
-        self._visit = visit
+        self._visit, self._label = visit, label
         self._texts: list[TokenText] = []
         self._trails: list[Trail] = []
         self._shown: list[str] = []
@@ -92,7 +92,7 @@ class AnswerPane:
         with self._place:
             for number in range(answers):
                 with ui.element("div").classes("one-answer"):
-                    name = f"Answer {number + 1}" if answers > 1 else "Answer"
+                    name = f"{self._label} {number + 1}" if answers > 1 else self._label
                     if answers > 1:
                         text("h3", name)
                     self._texts.append(TokenText(name))

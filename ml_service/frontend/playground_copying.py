@@ -43,7 +43,7 @@ class CopyButtons:
 def _show(what: str, written: str) -> None:
     """A browser lets a page copy only at a press of a button that is its own."""
     with dialog(f"The {what}") as box:
-        text("pre", written, "snippet")
+        text("pre", written, "snippet").props('tabindex="0" role="group" aria-label="What to copy"')
         with ui.element("div").classes("dialog-actions"):
             button("Close", box.close)
             press = button("Copy", icon="content_copy", kind="primary").props("autofocus")

@@ -47,7 +47,11 @@ class FeedbackBar:
 
     def _ask(self) -> None:
         with dialog("What should it have been?") as box:
-            text("p", "What you write is learned as what follows the prompt. Leave it as it is to say nothing.", "hint")
+            text(
+                "p",
+                "What you write is learned as what follows the prompt. Send it unchanged to only say that it was bad.",
+                "hint",
+            )
             editor = ui.textarea("Correction", value=self._judged.answer).props("outlined autogrow autofocus")
             editor.classes("full mono correction")
             with ui.element("div").classes("dialog-actions"):

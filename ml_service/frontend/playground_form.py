@@ -26,6 +26,7 @@ _EXAMPLES = {
     "logit_bias": '{"199": -100}',
     "stop_token_ids": "199, 3",
     "seed": "drawn anew",
+    "logprobs": "the page asks for 5",
 }
 _SENT_AS_LINES = ("strings", "json")
 

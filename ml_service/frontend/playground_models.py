@@ -7,7 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
-from ml_service.frontend.feeds import Snapshot, Subscriber
+from ml_service.frontend.feeds import Snapshot
 from ml_service.frontend.visit import Visit
 
 ACTIVE = "active"
@@ -20,12 +20,11 @@ class Models:
     """Names of those who can be asked, as the service takes them, with words for each."""
 
     def __init__(self, visit: Visit) -> None:
-        self._visit = visit
         self._deployments: Mapping[str, Any] | None = None
         self._experiments: Mapping[str, Any] | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._follow(_DEPLOYMENTS, _DEPLOYMENTS_EVERY_S, self._take_deployments)
-        self._follow(_EXPERIMENTS, _EXPERIMENTS_EVERY_S, self._take_experiments)
+        visit.follow(_DEPLOYMENTS, _DEPLOYMENTS_EVERY_S, self._take_deployments)
+        visit.follow(_EXPERIMENTS, _EXPERIMENTS_EVERY_S, self._take_experiments)
 
     @property
     def has_none(self) -> bool:
@@ -52,21 +51,12 @@ class Models:
         """Call this whenever the names change."""
         self._listeners.append(told)
 
-    def _follow(self, path: str, every_s: float, take: Callable[[Any], None]) -> None:
-        def tell(snapshot: Snapshot) -> None:
-            if snapshot.data is not None and not self._visit.client.is_deleted:
-                take(snapshot.data)
-
-        subscriber = Subscriber(tell, lambda: self._visit.is_visible)
-        end = self._visit.service.feeds.subscribe(self._visit.api, path, every_s, subscriber)
-        self._visit.client.on_delete(end)
-
-    def _take_deployments(self, data: Mapping[str, Any]) -> None:
-        self._deployments = data
+    def _take_deployments(self, snapshot: Snapshot) -> None:
+        self._deployments = snapshot.data or self._deployments
         self._tell()
 
-    def _take_experiments(self, data: Mapping[str, Any]) -> None:
-        self._experiments = data
+    def _take_experiments(self, snapshot: Snapshot) -> None:
+        self._experiments = snapshot.data or self._experiments
         self._tell()
 
     def _tell(self) -> None:

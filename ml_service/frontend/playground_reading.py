@@ -31,4 +31,5 @@ class ReadText:
                     copy = button("Copy", icon="content_copy")
                     copy.on("click", js_handler=f"() => mlPage.copy({json.dumps(read)})")
                     button("Edit as the prompt", lambda: self._use(read), icon="edit")
-            text("pre", read or "Nothing.", "snippet").props('aria-label="What was read"')
+            shown = text("pre", read or "Nothing.", "snippet")
+            shown.props('tabindex="0" role="group" aria-label="What was read"')  # so that keys can scroll it

@@ -1,5 +1,4 @@
-// A plain <textarea>: what is typed is kept as a draft at once, and told to the server when the typing rests.
-const REST_MS = 200;
+// A plain <textarea>: what is typed is kept as a draft at once, and told to the server before anything is pressed.
 const DRAFT = "prompt";
 
 export default {
@@ -7,7 +6,7 @@ export default {
     <div class="prompt-field">
       <label :for="fieldId" class="prompt-label">Prompt</label>
       <textarea ref="area" :id="fieldId" class="prompt-area" rows="4" spellcheck="false" autocapitalize="off"
-        autocomplete="off" :maxlength="longest" placeholder="def read_lines(path):" @input="typed" @blur="tell"></textarea>
+        autocomplete="off" :maxlength="longest" placeholder="def read_lines(path):" @input="typed"></textarea>
       <p v-if="isFull" class="hint" role="status">Only the first {{ longest.toLocaleString("en") }} characters are kept.</p>
     </div>`,
   props: { longest: Number },
@@ -18,11 +17,12 @@ export default {
     this.told = "";
     this.$refs.area.value = mlPage.draft(DRAFT) ?? "";
     this.grow();
+    document.addEventListener("click", this.tell, true); // before the button that is pressed hears of it
     document.addEventListener("keydown", this.pressed);
     window.addEventListener("pagehide", this.left);
   },
   unmounted() {
-    clearTimeout(this.timer);
+    document.removeEventListener("click", this.tell, true);
     document.removeEventListener("keydown", this.pressed);
     window.removeEventListener("pagehide", this.left);
   },
@@ -30,11 +30,8 @@ export default {
     typed() {
       mlPage.keepDraft(DRAFT, this.$refs.area.value);
       this.grow();
-      clearTimeout(this.timer);
-      this.timer = setTimeout(this.tell, REST_MS);
     },
     tell() {
-      clearTimeout(this.timer);
       const text = this.$refs.area?.value ?? "";
       if (text !== this.told) this.$emit("typed", (this.told = text));
     },

@@ -11,7 +11,7 @@ LONGEST = 200_000
 
 
 class PromptField(ui.element, component="prompt_field.js"):
-    """`text` is what is typed; a draft is kept by the browser."""
+    """`text` is what was typed when something was pressed; the draft is kept by the browser."""
 
     def __init__(self, on_run: Callable[[], object], on_stop: Callable[[], object]) -> None:
         super().__init__()
@@ -20,7 +20,6 @@ class PromptField(ui.element, component="prompt_field.js"):
         self.on("typed", lambda event: self._take(event.args))
         self.on("run", lambda _: on_run())
         self.on("stop", lambda _: on_stop())
-        self.client.on_connect(lambda: self.run_method("tell"))
 
     def put(self, text: str) -> None:
         """Write this in place of what is there, and go there."""

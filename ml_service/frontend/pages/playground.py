@@ -70,8 +70,9 @@ class _Playground:
                 text("span", "Try", "hint")
                 for name, example in _EXAMPLES.items():
                     _example(name).on_click(lambda example=example: self._prompt.put(example))
-            self._picture = PictureField(place, self._picture_changed)
-            self._read = ReadText(self._use_as_prompt)
+            with ui.element("div").classes("pictured"):
+                self._picture = PictureField(place, self._picture_changed)
+                self._read = ReadText(self._use_as_prompt)
             with ui.element("div").classes("line run-line"):
                 self._run_button = button("Run", self._start, icon="play_arrow", kind="primary")
                 self._run_button.props('aria-keyshortcuts="Control+Enter"')
@@ -117,6 +118,8 @@ class _Playground:
         _, second = self._panes
         if is_comparing and second.choice.name == ACTIVE:
             second.choice.choose(self._models.second)
+            if second.choice.name == ACTIVE:
+                ui.notify("No other model can answer yet: both are the active one until another has been trained.")
         second.card.set_visibility(is_comparing)
         self._answers.classes(add="side-by-side" if is_comparing else "", remove="" if is_comparing else "side-by-side")
 
@@ -195,7 +198,7 @@ class _Playground:
 
 
 def _example(name: str) -> ui.button:
-    return ui.button(name).props("flat dense no-caps").classes("example")
+    return ui.button(name, color=None).props("flat dense no-caps").classes("example")
 
 
 def _no_model_yet() -> ui.element:
