@@ -22,7 +22,7 @@ def show_report(report: Mapping[str, Any]) -> None:
     """The report of a batch, as `POST /add_data` and `GET /datasets/{version}` tell it."""
     with ui.element("div").classes("figures"):
         figure("Accepted", words.number(report["accepted"]), words.size(report["bytes"]))
-        figure("Duplicate", words.number(report["duplicate"]), "there already, or twice")
+        figure("Duplicate", words.number(report["duplicate"]), "known, or twice")
         figure("Near duplicate", words.number(report["near_duplicate"]), "almost the same text")
         figure("Rejected", words.number(report["rejected"]), f"read in {words.duration(report['seconds'])}")
     if not report["rejected"]:

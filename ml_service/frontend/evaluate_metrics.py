@@ -9,6 +9,7 @@ from nicegui import ui
 
 from ml_service.frontend import words
 from ml_service.frontend.parts import text
+from ml_service.frontend.tables import scrolled
 
 _LOWER_IS_BETTER = {
     "avg_loss", "perplexity", "bits_per_byte", "byte_perplexity", "word_perplexity", "cer", "wer",
@@ -37,7 +38,7 @@ def scale(name: str, value: float, high: float | None) -> tuple[float, float]:
 
 def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each metric: its value, and a picture of its 95 % interval."""
-    with ui.element("div").classes("scroll"), ui.element("table").classes("metrics"):
+    with scrolled("Metrics"), ui.element("table").classes("metrics"):
         with ui.element("thead"), ui.element("tr"):
             for heading in ("Metric", "Value", "95 % interval", "", "Rows", "Better"):
                 text("th", heading).props('scope="col"')

@@ -22,6 +22,8 @@ from ml_service.frontend.visit import Visit
 OPEN = ("queued", "running")
 STATES = {"succeeded": "good", "failed": "bad", "running": "busy", "queued": "busy"}
 _OPEN_EVERY_S, _OVER_EVERY_S = 1.0, 3600.0
+_KNOWN_AFTER = 10
+"""Rows; what the first ones took says little of the others."""
 _FIRST = ("text_bits_per_byte", "cer", "margin_nats")
 _FAILED = (Column("row", "Row", is_right=True), Column("error", "Why", classes="wordy"))
 
@@ -183,7 +185,8 @@ def progress_words(told: Mapping[str, Any]) -> tuple[float, str]:
     if not progress.get("total"):
         return 0.0, "The model is being opened."
     done, total = progress["done"], progress["total"]
-    left = f", about {words.duration(progress['eta_s'])} left" if progress.get("eta_s") else ""
+    is_known = progress.get("eta_s") and done >= _KNOWN_AFTER
+    left = f", about {words.duration(progress['eta_s'])} left" if is_known else ""
     return done / total, f"{words.number(done)} of {words.number(total)} rows{left}"
 
 

@@ -39,10 +39,11 @@ class Table:
     ) -> None:
         self._a_page = a_page
         self._columns = columns
-        self.table = ui.table(
-            rows=_numbered(rows), columns=[_column(each) for each in columns], row_key=NUMBER, pagination=a_page
-        )
-        self.table.props(f'flat aria-label="{name}" {"dense" if is_tight else ""}').classes("tight" if is_tight else "")
+        with scrolled(name):
+            self.table = ui.table(
+                rows=_numbered(rows), columns=[_column(each) for each in columns], row_key=NUMBER, pagination=a_page
+            )
+        self.table.props("flat dense" if is_tight else "flat").classes("tight" if is_tight else "")
         self._page_where_many()
 
     def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -66,6 +67,11 @@ class Table:
     def _page_where_many(self) -> None:
         few = len(self.table.rows) <= self._a_page
         self.table.props(add="hide-pagination" if few else "", remove="" if few else "hide-pagination")
+
+
+def scrolled(name: str) -> ui.element:
+    """What is put in may be wider than the place: it scrolls, with the keys of the keyboard, too."""
+    return ui.element("div").classes("scroll").props(f'role="region" tabindex="0" aria-label="{name}"')
 
 
 async def _opened(on_open: Callable[[Any], Awaitable[None] | None], event: GenericEventArguments) -> None:
