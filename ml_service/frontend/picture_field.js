@@ -32,7 +32,7 @@ export default {
             <span class="mono">{{ lines[hovered].text }}</span> <b>{{ percent(lines[hovered]) }}</b>
           </div>
         </div>
-        <p v-if="lines.length" class="legend hint">
+        <p v-if="lines.length && !isUnseen" class="legend hint">
           <span class="box-key good"></span>95 % sure and more <span class="box-key busy"></span>80 % and more
           <span class="box-key bad"></span>less
         </p>
