@@ -267,6 +267,15 @@ class HealthResponse(BaseModel):
     detail: str | None = None
 
 
+class RecentResponse(BaseModel):
+    """What has been, as columns of equal length, the oldest point first."""
+
+    every_s: float = Field(description="Between two points.")
+    series: dict[str, list[float | None]] = Field(
+        description="`time` in seconds since 1970, rates in `…_per_second`, latencies in `…_s`; null without traffic."
+    )
+
+
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
