@@ -1,18 +1,16 @@
-"""The service as a page asks it: JSON, files with progress, and streams of events; what it refuses is an exception."""
+"""The service as a page asks it: JSON, files piece by piece, streams of events; what it refuses is an exception."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 
 _CONNECT_TIMEOUT_S = 3.0
 _ANSWER_TIMEOUT_S = 30.0
-_CHUNK_BYTES = 1 << 16
 
 
 class ApiError(Exception):
@@ -41,43 +39,6 @@ class ApiError(Exception):
         return {each["loc"]: each["msg"] for each in self.problem.get("errors", ())}
 
 
-class SentFile(Protocol):
-    """A file on its way: what the page's own upload gives."""
-
-    name: str
-
-    def iterate(self, *, chunk_size: int = ...) -> AsyncIterator[bytes]:
-        """Its bytes, piece by piece."""
-
-    def size(self) -> int:
-        """In bytes."""
-
-
-@dataclass
-class Form:
-    """A multipart form: fields, then files under the name of their part."""
-
-    fields: Mapping[str, str] = field(default_factory=dict)
-    files: Iterable[tuple[str, SentFile]] = ()
-    on_sent: Callable[[int], None] | None = None
-    """Told of the bytes that have gone, as they go."""
-
-    def body(self) -> aiohttp.FormData:
-        """As it is sent; a file is streamed."""
-        data = aiohttp.FormData()
-        for name, value in self.fields.items():
-            data.add_field(name, value)
-        for part, file in self.files:
-            data.add_field(part, self._pieces(file), filename=file.name, content_type="application/octet-stream")
-        return data
-
-    async def _pieces(self, file: SentFile) -> AsyncIterator[bytes]:
-        async for piece in file.iterate(chunk_size=_CHUNK_BYTES):
-            yield piece
-            if self.on_sent is not None:
-                self.on_sent(len(piece))
-
-
 class Api:
     """The service at one address, asked with one key."""
 
@@ -87,11 +48,6 @@ class Api:
     async def get(self, path: str, **query: str | int | float) -> Any:
         """What a route answers. Raises ApiError."""
         return await self.send("GET", path, query=query)
-
-    async def text(self, path: str) -> str:
-        """What a route answers that is no JSON. Raises ApiError."""
-        async with self._asked("GET", path) as response:
-            return await response.text()
 
     async def beginning(self, path: str, most_bytes: int) -> bytes:
         """What a route answers that is no JSON, and no more than so much of it. Raises ApiError."""
@@ -115,7 +71,7 @@ class Api:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | Form | None = None,
+        body: Mapping[str, Any] | None = None,
         *,
         query: Mapping[str, str | int | float] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -144,7 +100,7 @@ class Api:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | Form | AsyncIterator[bytes] | None = None,
+        body: Mapping[str, Any] | AsyncIterator[bytes] | None = None,
         *,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -153,8 +109,6 @@ class Api:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Refusals are raised, or told as answers."""
         sent: dict[str, Any] = {"json": body} if isinstance(body, Mapping) else {"data": body}
-        if isinstance(body, Form):
-            sent = {"data": body.body()}
         own = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
         try:

@@ -20,7 +20,7 @@ _COLUMNS = (
     Column("data", "Data", classes="wordy"),
     Column("experiment_id", "Experiment", sort_by="experiment_id"),
     Column("state", "State"),
-    Column("found", "Found"),
+    Column("found", "Found", classes="wordy"),
     Column("created", "When (UTC)"),
     Column("actor", "By"),
 )

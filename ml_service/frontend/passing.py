@@ -50,7 +50,8 @@ class _Passed(Response):
 
     def __init__(self, api: Api, path: str, request: Request) -> None:
         super().__init__()
-        self._api, self._path, self._asked = api, path, _of(request.headers, _ASKED)
+        self._api, self._path = api, path
+        self._asked = _of(request.headers, _ASKED) | {"Accept-Encoding": "identity"}  # its length is passed on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
