@@ -12,6 +12,7 @@ const count = (value) => {
   return `${+value.toPrecision(3)}`;
 };
 const tick = (value) => (Math.abs(value) >= 1e4 ? count(value) : `${+value.toPrecision(6)}`);
+const shown = (value) => (value == null || Number.isNaN(value) ? "—" : Number(value).toLocaleString("en", { maximumSignificantDigits: 4 }));
 const clock = (seconds) => {
   const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds % 60)];
   const two = (part) => String(part).padStart(2, "0");
@@ -32,15 +33,18 @@ function smoothed(values) {
 }
 
 export default {
-  template: `<div role="img" :aria-label="name" class="chart curves"></div>`,
+  template: `<div role="img" :aria-label="label" class="chart curves"></div>`,
   props: { name: String, lines: String, labels: Array },
   watch: {
     lines() {
       this.put();
     },
   },
+  data() {
+    return { label: this.name };
+  },
   created() {
-    this.data = {};
+    this.points = {};
     this.view = { x: "step", isLog: false, isSmooth: false };
   },
   mounted() {
@@ -58,13 +62,13 @@ export default {
   },
   methods: {
     put() {
-      this.data = {};
+      this.points = {};
       this.add(JSON.parse(this.lines || "{}"));
     },
     add(lines, anew = []) {
-      for (const name of anew) delete this.data[name];
+      for (const name of anew) delete this.points[name];
       for (const [name, columns] of Object.entries(lines)) {
-        const line = (this.data[name] ??= { step: [], tokens: [], seconds: [], value: [] });
+        const line = (this.points[name] ??= { step: [], tokens: [], seconds: [], value: [] });
         for (const column of COLUMNS) line[column].push(...columns[column]);
         if (line.step.length > MOST_POINTS)
           for (const column of COLUMNS) line[column] = line[column].filter((_, at, all) => at % 2 || at > all.length / 2);
@@ -79,32 +83,36 @@ export default {
       if (this.waits) return;
       this.waits = requestAnimationFrame(() => {
         this.waits = null;
-        if (this.$el.isConnected) this.chart.setOption(this.options(), { notMerge: true });
+        if (!this.$el.isConnected) return;
+        this.chart.setOption(this.options(), { notMerge: true });
+        this.label = this.inWords();
       });
+    },
+    inWords() {
+      const lines = Object.entries(this.points).map(([name, { value }]) => `${name} ${value.length} points, last ${shown(value.at(-1))}`);
+      return `${this.name}: ${lines.join("; ") || "no points yet"}`;
     },
     options() {
       const colour = (name) => window.mlPage.colour(name);
-      const [axisName, shown] = AXES[this.view.x];
+      const [axisName, told] = AXES[this.view.x];
       const small = { color: colour("muted"), fontSize: 11 };
       const line = { lineStyle: { color: colour("line") } };
-      const places = [...new Set([...this.labels, ...Object.keys(this.data)])];
-      const names = places.filter((name) => this.data[name]);
+      const places = [...new Set([...this.labels, ...Object.keys(this.points)])];
+      const names = places.filter((name) => this.points[name]);
       const isEmpty = !names.length;
-      const value = (number) =>
-        number == null || Number.isNaN(number) ? "—" : Number(number).toLocaleString("en", { maximumSignificantDigits: 4 });
       return {
         animation: false,
         grid: { left: 4, right: 18, top: names.length > 1 ? 34 : 12, bottom: 24, containLabel: true },
         legend: { show: names.length > 1, data: names, top: 0, left: 0, type: "scroll", itemWidth: 22, itemHeight: 8, pageIconColor: colour("muted"),
           pageTextStyle: small, textStyle: { color: colour("ink"), fontSize: 12, width: Math.min(180, this.$el.offsetWidth / 3), overflow: "truncate" }, tooltip: { show: true } },
         tooltip: { trigger: "axis", backgroundColor: colour("card"), borderColor: colour("line"), confine: true,
-          textStyle: { color: colour("ink"), fontSize: 12 }, valueFormatter: value, axisPointer: { lineStyle: { color: colour("muted") } } },
+          textStyle: { color: colour("ink"), fontSize: 12 }, valueFormatter: shown, axisPointer: { lineStyle: { color: colour("muted") } } },
         graphic: isEmpty
           ? [{ type: "text", left: "center", top: "middle", silent: true, style: { text: "No points yet", fill: colour("muted"), fontSize: 13 } }]
           : [],
         xAxis: { type: "value", name: axisName, nameLocation: "middle", nameGap: 24, nameTextStyle: small, scale: true, splitLine: { show: false },
-          axisLine: line, axisTick: line, axisLabel: { ...small, formatter: shown, hideOverlap: true }, minInterval: this.view.x === "step" ? 1 : undefined,
-          axisPointer: { label: { formatter: ({ value }) => `${axisName} ${shown(value)}` } }, show: !isEmpty },
+          axisLine: line, axisTick: line, axisLabel: { ...small, formatter: told, hideOverlap: true }, minInterval: this.view.x === "step" ? 1 : undefined,
+          axisPointer: { label: { formatter: ({ value }) => `${axisName} ${told(value)}` } }, show: !isEmpty },
         yAxis: { type: this.view.isLog ? "log" : "value", scale: true, axisLabel: { ...small, formatter: tick }, splitLine: line,
           minorSplitLine: { show: false }, show: !isEmpty },
         series: names.flatMap((name) => {
@@ -114,7 +122,7 @@ export default {
       };
     },
     drawn(name, at, colour) {
-      const line = this.data[name];
+      const line = this.points[name];
       const points = (values) => values.map((value, row) => [line[this.view.x][row], this.view.isLog && value <= 0 ? null : value]);
       const dash = DASHES[Math.floor(at / COLOURS) % DASHES.length];
       const isShort = line.step.length < 12;

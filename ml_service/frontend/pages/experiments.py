@@ -35,6 +35,7 @@ class ExperimentsPage:
         self._visit = visit
         self._wanted = _DEFAULTS | {name: visit.query[name] for name in _DEFAULTS if name in visit.query}
         self._rows: Rows | None = None
+        self._heads: list[ui.element] = []
         self._marks: Mapping[int, str] = {}
         with page_title("Experiments", "Every training, what it learned from and what came of it."):
             button("New training", lambda: ask_training(visit), icon="add", kind="primary")
@@ -82,6 +83,7 @@ class ExperimentsPage:
                 self._before = button("Previous", lambda: self._turn(-1), icon="chevron_left")
                 self._behind = button("Next", lambda: self._turn(1), icon="chevron_right")
         self._rows.mark(self._marks)
+        self._tell_order()
         self._update(data)
 
     def _build_head(self, column: Column) -> ui.element:
@@ -103,11 +105,13 @@ class ExperimentsPage:
         self._shown.set_text(f"{first + 1} to {first + len(found)} of {total:,}" if found else "None")
         self._before.set_enabled(self._page > 1)
         self._behind.set_enabled(first + len(found) < total)
-        for column, head in zip(COLUMNS, self._heads, strict=True):
+        self._tell_nothing(not found)
+
+    def _tell_order(self) -> None:
+        for column, head in zip(COLUMNS, self._heads, strict=False):  # none before the service has answered
             is_sorted = bool(column.sort) and column.sort == self._wanted["sort"]
             order = {"asc": "ascending", "desc": "descending"}.get(self._wanted["order"], "none")
             attribute(head, "aria-sort", order if is_sorted else "none")
-        self._tell_nothing(not found)
 
     def _tell_nothing(self, is_empty: bool) -> None:
         self._nothing.clear()
@@ -137,6 +141,7 @@ class ExperimentsPage:
         self._wanted |= {"page": "1"} | wanted
         query = {name: value for name, value in self._wanted.items() if value != _DEFAULTS[name]}
         ui.navigate.history.replace("/ui/experiments" + (f"?{urlencode(query)}" if query else ""))
+        self._tell_order()
         self._region.follow(self._path, _pace)
 
     def _tell_selection(self, selected: Sequence[int]) -> None:
