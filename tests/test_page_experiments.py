@@ -25,11 +25,11 @@ from ml_service.frontend.experiment_facts import (
     share_of,
 )
 from ml_service.frontend.experiment_lineage import graph_of, shortened
-from ml_service.frontend.pages.comparison import differing, has_same_new, numbers_in, score_rows
+from ml_service.frontend.pages.comparison import differing, numbers_in, score_rows
 
 
 def scored(**values: float) -> dict[str, Any]:
-    return {source: {"bits_per_byte": value, "loss": 2 * value} for source, value in values.items()}
+    return {source: {"bits_per_byte": value, "loss": 2 * value, "bytes": 500} for source, value in values.items()}
 
 
 def summary(number: int = 2, **changes: Any) -> dict[str, Any]:
@@ -236,20 +236,20 @@ def test_a_long_lineage_is_told_in_short() -> None:
 
 def test_only_scores_on_the_same_text_compete() -> None:
     second = summary(3, metrics={"scores": scored(new=2.4, stdlib=0.77)})
-    rows = {row.source: row for row in score_rows([summary(), second], {})}
-    assert rows["new"].best == {1}
+    rows = {row.source: row for row in score_rows([summary(), second])}
+    assert (rows["new"].best, rows["stdlib"].best) == ({1}, {0})
+    second["metrics"]["scores"]["new"]["bytes"] = 99
+    rows = {row.source: row for row in score_rows([summary(), second])}
+    assert (rows["new"].is_same_text, rows["new"].best) == (False, set())
     assert rows["stdlib"].best == {0}
-    other_data = {"version": [3, 4]}
-    assert not has_same_new([summary(), second], other_data)
-    assert {row.source: row.best for row in score_rows([summary(), second], other_data)}["new"] == frozenset()
 
 
 def test_a_bundle_from_outside_is_compared_by_what_it_had_on_its_childs_texts() -> None:
-    rows = {row.source: row for row in score_rows([IMPORTED, summary()], {"version": [None, 3]})}
+    rows = {row.source: row for row in score_rows([IMPORTED, summary()])}
     assert [score.value for score in rows["new"].scores] == [3.0, 2.5]
     assert (rows["new"].best, rows["stdlib"].best) == ({1}, {0})
-    alone = score_rows([IMPORTED, summary(parent_id=7)], {})
-    assert {row.source: row.best for row in alone}["stdlib"] == frozenset(), "it was measured on other documents"
+    alone = {row.source: row for row in score_rows([IMPORTED, summary(parent_id=7)])}
+    assert alone["stdlib"].best == set(), "it was measured on other documents"
 
 
 def test_plans_differ_where_those_that_were_trained_here_do() -> None:

@@ -90,7 +90,7 @@ export default {
     },
     inWords() {
       const lines = Object.entries(this.points).map(([name, { value }]) => `${name} ${value.length} points, last ${shown(value.at(-1))}`);
-      return `${this.name}: ${lines.join("; ") || "no points yet"}`;
+      return `${this.name}: ${lines.join("; ") || "no points"}`;
     },
     options() {
       const colour = (name) => window.mlPage.colour(name);
@@ -108,7 +108,7 @@ export default {
         tooltip: { trigger: "axis", backgroundColor: colour("card"), borderColor: colour("line"), confine: true,
           textStyle: { color: colour("ink"), fontSize: 12 }, valueFormatter: shown, axisPointer: { lineStyle: { color: colour("muted") } } },
         graphic: isEmpty
-          ? [{ type: "text", left: "center", top: "middle", silent: true, style: { text: "No points yet", fill: colour("muted"), fontSize: 13 } }]
+          ? [{ type: "text", left: "center", top: "middle", silent: true, style: { text: "No points", fill: colour("muted"), fontSize: 13 } }]
           : [],
         xAxis: { type: "value", name: axisName, nameLocation: "middle", nameGap: 24, nameTextStyle: small, scale: true, splitLine: { show: false },
           axisLine: line, axisTick: line, axisLabel: { ...small, formatter: told, hideOverlap: true }, minInterval: this.view.x === "step" ? 1 : undefined,

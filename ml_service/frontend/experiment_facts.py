@@ -27,6 +27,8 @@ class Scored:
     before: float | None = None
     is_foreign: bool = False
     """It was measured where the bundle came from, on other documents than here."""
+    size_bytes: int | None = None
+    """Of the held-out text: only on the same text do scores compare."""
 
     @property
     def words(self) -> str:
@@ -62,7 +64,7 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[str, Scored]:
     """Source → its bits per byte, the new text first. A bundle that came from outside has its own, without a before."""
     scores, baseline = metrics.get("scores") or {}, metrics.get("baseline") or {}
     found = {
-        source: Scored(values.get(SCORE), (baseline.get(source) or {}).get(SCORE))
+        source: Scored(values.get(SCORE), (baseline.get(source) or {}).get(SCORE), size_bytes=values.get("bytes"))
         for source, values in scores.items()
         if isinstance(values, Mapping)
     }

@@ -41,8 +41,6 @@ _TOLD_ELSEWHERE = (
     "training.steps",
 )
 """In the heads, among the rest of the recipe, by the budget."""
-_NEW_KEYS = ("version", "known_version")
-"""Of a plan: which text is new to it."""
 
 
 def build(visit: Visit) -> None:
@@ -80,7 +78,7 @@ class Comparison:
             each["experiment_id"]: f"#{each['experiment_id']} {each['name']}" for each in data["experiments"]
         }
         with ui.element("div").classes("stack"):
-            scores = Section(lambda data: (data["experiments"], data["plan"]), _build_scores)
+            scores = Section(lambda data: data["experiments"], _build_scores)
             with card("Curves"):
                 self._toolbar = Toolbar()
                 self._places = ui.element("div").classes("charts wide")
@@ -140,36 +138,40 @@ def _title_of(key: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Bits per byte of each on one held-out text; `best` are places, none where they cannot be compared."""
+    """Bits per byte of each on one held-out text; `best` are places, none where the texts are not the same."""
 
     source: str
     scores: tuple[Scored, ...]
-    best: frozenset[int]
+
+    @property
+    def is_same_text(self) -> bool:
+        """Whether all that were measured here were measured on the same; its size tells."""
+        return len({score.size_bytes for score in self._measured}) < 2
+
+    @property
+    def best(self) -> set[int]:
+        """Places of the lowest."""
+        measured = self._measured if self.is_same_text else ()
+        return best_of([score.value if score in measured else None for score in self.scores])
+
+    @property
+    def _measured(self) -> list[Scored]:
+        return [score for score in self.scores if score.value is not None and not score.is_foreign]
 
 
-def score_rows(experiments: Sequence[Mapping[str, Any]], plan: Mapping[str, Sequence[Any]]) -> list[ScoreRow]:
+def score_rows(experiments: Sequence[Mapping[str, Any]]) -> list[ScoreRow]:
     """The new text first. Of a bundle from outside stands what it had on the texts of one that began with it."""
     scores = [scores_of(each["metrics"]) for each in experiments]
     for place, each in enumerate(experiments):
         for other, of_other in zip(experiments, tuple(scores), strict=True):
             if each["kind"] == "import" and other["parent_id"] == each["experiment_id"]:
-                measured = {source: Scored(score.before) for source, score in of_other.items()}
-                scores[place] = scores[place] | {source: score for source, score in measured.items() if score.value}
+                scores[place] = scores[place] | {
+                    source: Scored(score.before, size_bytes=score.size_bytes)
+                    for source, score in of_other.items()
+                    if score.before is not None
+                }
     sources = sorted({source for each in scores for source in each}, key=lambda source: (source != NEW, source))
-    is_same_new = has_same_new(experiments, plan)
-    rows = []
-    for source in sources:
-        row = tuple(each.get(source, Scored(None)) for each in scores)
-        can_compare = source != NEW or is_same_new
-        values = [score.value if can_compare and not score.is_foreign else None for score in row]
-        rows.append(ScoreRow(source, row, frozenset(best_of(values))))
-    return rows
-
-
-def has_same_new(experiments: Sequence[Mapping[str, Any]], plan: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether all that were trained here learned the same text as new."""
-    trained = _trained(experiments)
-    return all(len({str(plan[key][place]) for place in trained}) < 2 for key in _NEW_KEYS if key in plan)
+    return [ScoreRow(source, tuple(each.get(source, Scored(None)) for each in scores)) for source in sources]
 
 
 def differing(experiments: Sequence[Mapping[str, Any]], plan: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
@@ -187,9 +189,8 @@ def _trained(experiments: Sequence[Mapping[str, Any]]) -> list[int]:
     return [place for place, each in enumerate(experiments) if each["kind"] != "import"]
 
 
-def _build_scores(told: tuple[Sequence[Mapping[str, Any]], Mapping[str, Sequence[Any]]]) -> None:
-    experiments, plan = told
-    rows = score_rows(experiments, plan)
+def _build_scores(experiments: Sequence[Mapping[str, Any]]) -> None:
+    rows = score_rows(experiments)
     with card("Scores", "bits per byte of held-out text; lower is better, the best is marked"):
         with ui.element("div").classes("scroll"), ui.element("table").classes("table side-by-side"):
             _build_heads(experiments)
@@ -201,8 +202,12 @@ def _build_scores(told: tuple[Sequence[Mapping[str, Any]], Mapping[str, Sequence
                         text("th", name).props('scope="row"')
                         for each in experiments:
                             text("td", tell(each), "number")
-        if not has_same_new(experiments, plan):
-            text("p", "The new text of these experiments is not the same, so the scores on it do not compare.", "hint")
+        if not all(row.is_same_text for row in rows):
+            text(
+                "p",
+                "Where none is marked, each was measured on a held-out text of its own: they do not compare.",
+                "hint",
+            )
         if any(score.is_foreign for row in rows for score in row.scores):
             text("p", "Scores in grey were measured where the bundle came from, on other documents than here.", "hint")
 
