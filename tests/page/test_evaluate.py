@@ -122,6 +122,8 @@ def test_labels_are_told_and_only_some_metrics_wanted(browser: Watched, service:
     for label, name in (("Texts", "words"), ("Labels", "kind")):
         column(page, label).click()
         page.get_by_role("option", name=name).click()
+        expect(column(page, label)).to_have_value(name)
+        expect(page.get_by_role("listbox")).to_have_count(0)  # else the next option may be one of the last menu
     page.get_by_label("Texts of labels").fill("0 wrong")
     page.get_by_role("button", name="Judge", exact=True).click()
     expect(outcome(page)).to_contain_text("'0 wrong' is no label = text")
