@@ -89,7 +89,9 @@ class Row:
         self._summary, state, name = summary, summary["state"], summary["name"]
         self._state.set_text(state)
         self._state.classes(replace=f"badge {STATES.get(state, '')}")
-        self._progress.set_text(progress_words(summary))
+        told = progress_words(summary) or summary["error"] or ""
+        self._progress.set_text(told)
+        attribute(self._progress, "title", told or None)
         self._bar.show(share_of(summary))
         self._data.set_text(data_words(summary))
         self._size.set_text(network_words(summary))
@@ -118,18 +120,19 @@ class Row:
 class Bar:
     """How far something is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, keeps_place: bool = False) -> None:
+        self._hidden = "bar-away" if keeps_place else "hidden"
         with (
             ui.element("div").classes("bar").props('role="progressbar" aria-valuemin=0 aria-valuemax=100') as self.place
         ):
             self._done = ui.element("div").classes("bar-done")
         self.place.props('role="progressbar" aria-valuemin=0 aria-valuemax=100')
         attribute(self.place, "aria-label", name)
-        self.place.set_visibility(False)
+        self.place.classes(add=self._hidden)
 
     def show(self, share: float | None) -> None:
         """From 0 to 1; None hides it."""
-        self.place.set_visibility(share is not None)
+        self.place.classes(**{"add" if share is None else "remove": self._hidden})
         if share is not None:
             attribute(self.place, "aria-valuenow", round(share * 100))
             self._done.style(f"width: {share:.1%}")

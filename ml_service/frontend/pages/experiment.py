@@ -75,7 +75,7 @@ class ExperimentPage:
             self._error = text("p", "")
         with ui.element("div").classes("stack"):
             with ui.element("div").classes("stack tight") as self._standing:
-                self._bar = Bar("Progress of the training")
+                self._bar = Bar("Progress of the training", keeps_place=account["state"] not in FINISHED)
                 self._figures = Figures()
             self._curves = self._build_curves(account)
             self._sections = self._build_sections()
@@ -111,8 +111,8 @@ class ExperimentPage:
             button("Cancel", lambda: ask_cancel(self._visit, self._account), icon="stop_circle", kind="grave")
 
     def _build_curves(self, account: Mapping[str, Any]) -> LearningCurves | None:
-        if account["kind"] == "import":
-            return None  # it came from outside, and brought none
+        if account["state"] in FINISHED and not account["series"]:
+            return None  # it came from outside and brought none, or ended before it had any
         with card("Learning"):
             return LearningCurves()
 
