@@ -77,6 +77,14 @@ def test_it_loads_nothing_from_elsewhere_and_is_not_framed(server: Server) -> No
     assert "://" not in policy
 
 
+def test_headers_are_passed_on_as_they_are(server: Server) -> None:
+    plain = server.client.get("/ui/assets/page.css", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert len(plain.headers.get_list("date")) == 1
+    tag = {"If-None-Match": plain.headers["etag"]}
+    assert server.client.get("/ui/assets/page.css", headers=tag).status_code == 304
+
+
 def test_the_key_is_kept_where_no_script_reads_it(server: Server) -> None:
     kept = server.client.post("/ui/key", content="secret").headers["set-cookie"]
     assert {"HttpOnly", "Path=/ui", "SameSite=strict"} <= {part.strip() for part in kept.split(";")}

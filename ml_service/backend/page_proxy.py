@@ -103,6 +103,7 @@ class PageProxy:
                 connector=aiohttp.UnixConnector(address, limit=0),
                 timeout=aiohttp.ClientTimeout(total=None),
                 auto_decompress=False,
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),  # as the browser sent it
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

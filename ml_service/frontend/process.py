@@ -23,6 +23,7 @@ def serve(backend: str, grafana: str | None = None, address: str | None = None, 
         log_level="warning",
         forwarded_allow_ips="*",
         server_header=False,
+        date_header="fd" not in where,  # the server that passes it on gives one
         timeout_graceful_shutdown=_GRACE_S,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
