@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 from fastapi import FastAPI, Request
@@ -14,7 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml_service.frontend.feeds import Feeds
-from ml_service.frontend.frame import frame
+from ml_service.frontend.frame import ASSETS, frame
 from ml_service.frontend.pages import (
     comparison,
     data,
@@ -29,7 +28,7 @@ from ml_service.frontend.passing import passages
 from ml_service.frontend.visit import KEY_COOKIE, Service, Visit
 
 PREFIX = "/ui"
-_ASSETS = Path(__file__).parent / "assets"
+_YEAR_S = 365 * 24 * 3600
 _RECONNECT_S = 30.0
 """So long a browser may be gone (a laptop that sleeps, a proxy that restarts) and go on with its page."""
 _POLICY = (
@@ -59,7 +58,7 @@ def create_page(backend: str, grafana: str | None = None, address: str | None = 
     page.add_api_route("/", lambda: RedirectResponse(f"{PREFIX}/"), include_in_schema=False)
     page.add_api_route("/health", lambda: {"status": "ok"}, include_in_schema=False)
     page.add_middleware(_OnlyOurs)
-    app.add_static_files("/assets", _ASSETS)
+    app.add_static_files("/assets", ASSETS, max_cache_age=_YEAR_S)
     app.add_api_route("/key", _keep_key, methods=["POST"])
     app.include_router(passages(lambda: services[0]))
     for path, title, build in (
@@ -77,7 +76,7 @@ def create_page(backend: str, grafana: str | None = None, address: str | None = 
         page,
         mount_path=PREFIX,
         title="ml_service",
-        favicon=_ASSETS / "icon.svg",
+        favicon=ASSETS / "icon.svg",
         language="en-US",
         tailwind=False,
         reconnect_timeout=_RECONNECT_S,

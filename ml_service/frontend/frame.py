@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
 
 from nicegui import ui
 
@@ -12,6 +15,7 @@ from ml_service.frontend.feeds import Snapshot, Subscriber
 from ml_service.frontend.parts import button, dialog, text
 from ml_service.frontend.visit import Visit
 
+ASSETS = Path(__file__).parent / "assets"
 NAVIGATION = (
     ("/", "Playground", "edit_note"),
     ("/experiments", "Experiments", "science"),
@@ -28,15 +32,13 @@ _SHORTCUTS = (
     ("?", "show this"),
 )
 _STYLES = ("page", "data", "playground", "experiments", "deployments")
-_HEAD = "".join(f'<link rel="stylesheet" href="/ui/assets/{name}.css">' for name in _STYLES)
-_HEAD += '<script src="/ui/assets/page.js"></script>'
 _STANDING_EVERY_S = 5.0
 
 
 @contextmanager
 def frame(visit: Visit, path: str) -> Iterator[None]:
     """The page around what is built inside of it."""
-    ui.add_head_html(_HEAD)
+    ui.add_head_html(_head())
     ui.dark_mode(visit.is_dark)
     ui.colors(primary="#0f766e", negative="#b3261e", positive="#15703a")
     ui.on("seen", lambda event: visit.seen(bool(event.args)))
@@ -53,6 +55,17 @@ def frame(visit: Visit, path: str) -> Iterator[None]:
     with ui.element("div").classes("main") as main:
         yield
     ui.skip_link(target=main)
+
+
+@cache
+def _head() -> str:
+    """Files that browsers keep for good: another content has another address."""
+    styles = "".join(f'<link rel="stylesheet" href="{_address(f"{name}.css")}">' for name in _STYLES)
+    return f'{styles}<script src="{_address("page.js")}"></script>'
+
+
+def _address(name: str) -> str:
+    return f"/ui/assets/{name}?{blake2b((ASSETS / name).read_bytes(), digest_size=8).hexdigest()}"
 
 
 def _navigation(path: str) -> None:
