@@ -88,8 +88,13 @@ export default {
         this.label = this.inWords();
       });
     },
+    places() {
+      return [...new Set([...this.labels, ...Object.keys(this.points)])]; // whichever came first, colours stay the same
+    },
     inWords() {
-      const lines = Object.entries(this.points).map(([name, { value }]) => `${name} ${value.length} points, last ${shown(value.at(-1))}`);
+      const lines = this.places()
+        .filter((name) => this.points[name])
+        .map((name) => `${name} ${this.points[name].value.length} points, last ${shown(this.points[name].value.at(-1))}`);
       return `${this.name}: ${lines.join("; ") || "no points"}`;
     },
     options() {
@@ -97,7 +102,7 @@ export default {
       const [axisName, told] = AXES[this.view.x];
       const small = { color: colour("muted"), fontSize: 11 };
       const line = { lineStyle: { color: colour("line") } };
-      const places = [...new Set([...this.labels, ...Object.keys(this.points)])];
+      const places = this.places();
       const names = places.filter((name) => this.points[name]);
       const isEmpty = !names.length;
       return {
