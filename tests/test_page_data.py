@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_service.frontend.charts import SERIES_COLOURS
-from ml_service.frontend.data_growth import growth, scaled
-from ml_service.frontend.data_upload import default_name, details
-from ml_service.frontend.data_versions import version_rows
+from ml_service.frontend.datasets.growth import growth, scaled
+from ml_service.frontend.datasets.upload import default_name, details
+from ml_service.frontend.datasets.versions import version_rows
 from ml_service.frontend.uploading import Picked
 
 BEGAN = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ml_service.frontend.api import as_sentence
-from ml_service.frontend.deployment_figures import (
+from ml_service.frontend.deployments.figures import (
     Course,
     Score,
     Trial,
@@ -17,9 +17,9 @@ from ml_service.frontend.deployment_figures import (
     spans_of,
     trials_of,
 )
-from ml_service.frontend.deployment_history import place_of
-from ml_service.frontend.deployment_now import in_words
-from ml_service.frontend.deployment_words import consequences, done, how, lasted, outcome, pace, since, standing
+from ml_service.frontend.deployments.history import place_of
+from ml_service.frontend.deployments.now import in_words
+from ml_service.frontend.deployments.words import consequences, done, how, lasted, outcome, pace, since, standing
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LIMITS = {"seconds": 60, "longest_s": 600, "requests": 100, "error_ratio": 0.05, "p95_factor": 2.0}

@@ -8,13 +8,13 @@ import io
 import pytest
 
 from ml_service.common.evaluation_options import Columns
-from ml_service.frontend import evaluate_rows
-from ml_service.frontend.evaluate_metrics import main_metric, scale
-from ml_service.frontend.evaluate_preview import preview
-from ml_service.frontend.evaluate_question import Question, kind_of, labels_of, metrics_of
-from ml_service.frontend.evaluate_result import progress_words
-from ml_service.frontend.evaluate_rows import distributions, histogram
-from ml_service.frontend.evaluate_worst import shortened
+from ml_service.frontend.judging import rows as evaluate_rows
+from ml_service.frontend.judging.metrics import main_metric, scale
+from ml_service.frontend.judging.preview import preview
+from ml_service.frontend.judging.question import Question, kind_of, labels_of, metrics_of
+from ml_service.frontend.judging.result import progress_words
+from ml_service.frontend.judging.rows import distributions, histogram
+from ml_service.frontend.judging.worst import shortened
 
 
 def test_a_table_is_seen_as_the_service_reads_it() -> None:

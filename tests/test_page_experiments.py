@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from ml_service.frontend.experiment_charts import placed
-from ml_service.frontend.experiment_curves import after, rounded
-from ml_service.frontend.experiment_dialog import at_fields, wish_of
-from ml_service.frontend.experiment_facts import (
+from ml_service.frontend.experiments.charts import placed
+from ml_service.frontend.experiments.comparison import differing, numbers_in, score_rows
+from ml_service.frontend.experiments.curves import after, rounded
+from ml_service.frontend.experiments.dialog import at_fields, wish_of
+from ml_service.frontend.experiments.facts import (
     Scored,
     best_of,
     data_words,
@@ -24,8 +25,7 @@ from ml_service.frontend.experiment_facts import (
     scores_of,
     share_of,
 )
-from ml_service.frontend.experiment_lineage import graph_of, shortened
-from ml_service.frontend.pages.comparison import differing, numbers_in, score_rows
+from ml_service.frontend.experiments.lineage import graph_of, shortened
 
 
 def scored(**values: float) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ml_service.frontend.playground_parameters import Parameter, parameters_of
-from ml_service.frontend.playground_snippets import Wish, curl, python
-from ml_service.frontend.playground_tokens import Piece, Trail
+from ml_service.frontend.playground.parameters import Parameter, parameters_of
+from ml_service.frontend.playground.snippets import Wish, curl, python
+from ml_service.frontend.playground.tokens import Piece, Trail
 
 
 def score(token: str, logprob: float = -0.5) -> dict[str, Any]:

@@ -12,19 +12,17 @@ from nicegui import Client, app, ui
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ml_service.frontend import health
+from ml_service.frontend.datasets import page as datasets
+from ml_service.frontend.deployments import page as deployments
+from ml_service.frontend.experiments import comparison
+from ml_service.frontend.experiments import one as experiment
+from ml_service.frontend.experiments import page as experiments
 from ml_service.frontend.feeds import Feeds
 from ml_service.frontend.frame import ASSETS, frame
-from ml_service.frontend.pages import (
-    comparison,
-    data,
-    deployments,
-    evaluate,
-    experiment,
-    experiments,
-    health,
-    playground,
-)
+from ml_service.frontend.judging import page as judging
 from ml_service.frontend.passing import passages
+from ml_service.frontend.playground import page as playground
 from ml_service.frontend.visit import KEY_COOKIE, Service, Visit
 
 PREFIX = "/ui"
@@ -66,9 +64,9 @@ def create_page(backend: str, grafana: str | None = None, address: str | None = 
         ("/experiments", "Experiments", experiments.build),
         ("/experiments/compare", "Compare", comparison.build),
         ("/experiments/{experiment_id}", "Experiment", experiment.build),
-        ("/data", "Data", data.build),
+        ("/data", "Data", datasets.build),
         ("/deployments", "Deployments", deployments.build),
-        ("/evaluate", "Evaluate", evaluate.build),
+        ("/evaluate", "Evaluate", judging.build),
         ("/health", "Health", health.build),
     ):
         _add_page(services, path, title, build)

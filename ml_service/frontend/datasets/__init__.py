@@ -1,0 +1,1 @@
+"""Data: versions, growth, uploads and what became of them."""

@@ -1,0 +1,1 @@
+"""Deployments: what answers, what is tried beside it, how it came about."""

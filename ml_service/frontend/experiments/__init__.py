@@ -1,0 +1,1 @@
+"""Experiments: the table, one of them live, several compared."""

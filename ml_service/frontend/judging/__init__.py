@@ -1,0 +1,1 @@
+"""Evaluate: rows of one's own, judged, and what was found."""
