@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from lib.nested import flattened
 from ml_service.common.errors import BadRequest
 from ml_service.data.database import Database
 from ml_service.data.evaluations import Evaluations
@@ -134,15 +135,6 @@ def compare(database: Database, store: Path, experiment_ids: Sequence[int]) -> d
         "scores": _side_by_side(scores, only_different=False),
         "latest": _side_by_side([{key: finite(value) for key, value in latest[each].items()} for each in ids], False),
     }
-
-
-def flattened(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
 
 
 def series_of(points: Iterable[MetricPoint]) -> dict[str, list[float | int | None]]:

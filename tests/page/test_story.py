@@ -22,7 +22,7 @@ _NEW_WORDS = "harbour ship bell keeper lamp wind water stars sea".split()
 
 def write_poem(path: Path) -> Path:
     dice = random.Random(7)
-    lines = (f"{dice.choice(_LINES)} {dice.choice(_LINES)}\n" for _ in range(2500))
+    lines = (f"{dice.choice(_LINES)} {dice.choice(_LINES)}\n" for _ in range(8000))
     path.write_text("".join(lines), encoding="utf-8")
     return path
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from lib.nested import flattened
 from ml_service.frontend import words
 
 NEW = "new"
@@ -139,15 +140,6 @@ def has_model(account: Mapping[str, Any]) -> bool:
     return account["state"] in FINISHED and any(
         each["role"] == "bundle" and each["removed"] is None for each in account["artifacts"]
     )
-
-
-def flattened(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; as the service names what differs."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
 
 
 def plain(value: Any) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
+from lib.nested import flattened
 from ml_service.frontend import words
-from ml_service.frontend.experiments.facts import NEW, PlanRow, flattened, plain, samples_in, scores_of
+from ml_service.frontend.experiments.facts import NEW, PlanRow, plain, samples_in, scores_of
 from ml_service.frontend.parts import attribute, badge, card, figure, text
 
 _OTHER_FIGURES = ("exact_match", "chrf", "cer", "wer", "perplexity", "loss")
