@@ -38,7 +38,7 @@ test-page: $(STAMP) chromium ## the stories of the web page, in a real browser; 
 	$(BIN)/python -m pytest -m browser tests/page
 
 chromium: # Debian's; the tests name no other browser
-	@command -v chromium >/dev/null || (apt-get -qq update && apt-get -qq install --no-install-recommends chromium)
+	@command -v chromium >/dev/null || (apt-get -qq update && apt-get -qq install --no-install-recommends chromium fonts-dejavu-core)
 
 build/deepspeed: pyproject.toml # apart from the rest: accelerate imports it wherever it finds it
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install -qq --upgrade --no-deps --target $@ deepspeed==0.19.8 einops hjson \

@@ -26,6 +26,11 @@ class Snapshot:
     asked_at: float = 0.0
     """When `data` came, by `time.time()`."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, in words."""
+        return None if self.error is None else str(self.error)
+
 
 Tell = Callable[[Snapshot], None]
 Pace = float | Callable[[Any], float]
@@ -78,7 +83,7 @@ class _Feed:
             self.snapshot = Snapshot(data, None, time.time())
         except ApiError as error:
             self.snapshot = Snapshot(before.data, error, before.asked_at)
-        if self.snapshot.data == before.data and (self.snapshot.error is None) == (before.error is None):
+        if self.snapshot.data == before.data and self.snapshot.trouble == before.trouble:
             return  # nothing that anybody could see
         for subscriber in tuple(self.subscribers):
             try:
