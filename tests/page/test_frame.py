@@ -30,6 +30,28 @@ def test_a_page_says_where_one_is_and_what_answers(browser: Watched, path: str, 
     browser.look(f"page-{name.lower()}")
 
 
+SHIFTS = """() => new Promise((done) => {
+  let sum = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => (sum += entry.value)))
+    .observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done(sum), 300);
+})"""
+MOST_SHIFT = 0.1
+"""Cumulative layout shift that is called good (web.dev/cls)."""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("path", "name"), PAGES)
+def test_nothing_jumps_while_a_page_fills(browser: Watched, path: str, name: str, width: int) -> None:
+    browser.page.set_viewport_size({"width": width, "height": 844})
+    page = browser.visit(path)
+    expect(page.locator(".chip-name")).to_have_text("python-mini")
+    expect(page.locator(".bone")).to_have_count(0)
+    page.wait_for_load_state("networkidle")
+    shift = page.evaluate(SHIFTS)
+    assert shift < MOST_SHIFT, f"{name} moves by {shift:.3f}"
+
+
 @pytest.mark.parametrize(("path", "name"), PAGES)
 def test_a_page_fits_a_phone(browser: Watched, path: str, name: str) -> None:
     browser.page.set_viewport_size({"width": 390, "height": 844})
