@@ -73,7 +73,8 @@ def _edits(process: Any, wanted: str, got: str) -> Edits:
 
 def _of_sacrebleu(metric: Any, wanted: Sequence[str], got: Sequence[str], resamples: int) -> Figure:
     score = metric.corpus_score(list(got), [list(wanted)], n_bootstrap=resamples)
-    return Figure(score.score, score._mean - score._ci, score._mean + score._ci)
+    # Its interval is symmetric; the score ends at 0 and 100.
+    return Figure(score.score, max(score._mean - score._ci, 0.0), min(score._mean + score._ci, 100.0))
 
 
 @cache

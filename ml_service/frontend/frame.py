@@ -47,6 +47,7 @@ def frame(visit: Visit, path: str) -> Iterator[None]:
             ui.element("img").props('src="/ui/assets/icon.svg" alt="" width="22" height="22"')
             text("span", "ml_service", "brand-name")
         _navigation(path)
+        ui.run_javascript("mlPage.showPlace()")
         with ui.element("div").classes("tools"):
             _standing(visit)
             _tool("vpn_key", "API key").on_click(lambda: _ask_key(visit))

@@ -57,6 +57,7 @@ def test_a_page_fits_a_phone(browser: Watched, path: str, name: str) -> None:
     browser.page.set_viewport_size({"width": 390, "height": 844})
     page = browser.visit(path)
     expect(page.locator(".chip-name")).to_have_text("python-mini")
+    expect(page.locator("nav a[aria-current=page]")).to_be_in_viewport(ratio=0.99)
     browser.fits(390)
     browser.look(f"phone-{name.lower()}")
 

@@ -13,6 +13,10 @@
       await fetch("/ui/key", { method: "POST", body: key });
       location.reload();
     },
+    showPlace() {
+      const here = document.querySelector(".nav-link[aria-current]"); // on a phone it may lie beyond the edge
+      if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - 16;
+    },
     extend(news, most) {
       for (const [id, points] of Object.entries(news)) {
         const chart = getElement(Number(id))?.chart;
