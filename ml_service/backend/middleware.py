@@ -94,8 +94,9 @@ class GiveBack:
 class BodyLimit:
     """Refuses a body over the limit: by its declared length before a byte is read, else when the limit is passed.
 
-    Files that are sent as a form to a path that begins as one of `uploads` have the limit that stands there. Whatever
-    is sent to one of `pictures` has theirs: those routes look themselves how much of it is no picture.
+    Files that are sent as a form to one of the paths of `uploads`, or below one that ends with a slash, have the limit
+    that stands there. Whatever is sent to one of `pictures` has theirs: those routes look themselves how much of it is
+    no picture.
     """
 
     def __init__(
@@ -134,11 +135,15 @@ class BodyLimit:
         path = scope["path"]
         if path in self.pictures:
             return self.pictures[path]
-        limit = next((limit for start, limit in self.uploads.items() if path.startswith(start)), None)
+        limit = next((limit for known, limit in self.uploads.items() if _is_at(path, known)), None)
         if limit is None:
             return self.max_body_bytes
         is_form = headers.get("content-type", "").strip().lower().startswith("multipart/form-data")
         return limit if is_form else self.max_body_bytes
+
+
+def _is_at(path: str, known: str) -> bool:
+    return path == known or (known.endswith("/") and path.startswith(known))
 
 
 class CancelOnDisconnect:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nicegui import ui
 
-from ml_service.frontend.feeds import Snapshot, Subscriber
-from ml_service.frontend.parts import button, dialog, text
+from ml_service.frontend.feeds import Snapshot
+from ml_service.frontend.parts import button, dialog, text, tool
 from ml_service.frontend.visit import Visit
 
 ASSETS = Path(__file__).parent / "assets"
@@ -50,9 +50,9 @@ def frame(visit: Visit, path: str) -> Iterator[None]:
         ui.run_javascript("mlPage.showPlace()")
         with ui.element("div").classes("tools"):
             _standing(visit)
-            _tool("vpn_key", "API key").on_click(lambda: _ask_key(visit))
-            _tool("contrast", "Dark or light").on("click", js_handler="() => mlPage.toggleTheme()")
-            _tool("keyboard", "Keyboard shortcuts").on_click(_show_shortcuts).classes("wide-only shortcuts")
+            tool("vpn_key", "API key").on_click(lambda: _ask_key(visit))
+            tool("contrast", "Dark or light").on("click", js_handler="() => mlPage.toggleTheme()")
+            tool("keyboard", "Keyboard shortcuts").on_click(_show_shortcuts).classes("wide-only shortcuts")
     with ui.element("div").classes("main") as main:
         yield
     ui.skip_link(target=main)
@@ -81,7 +81,7 @@ def _navigation(path: str) -> None:
 
 def _standing(visit: Visit) -> None:
     """What answers now, in a word; and a line where the service cannot be reached."""
-    with ui.element("a").props('href="/ui/deployments"').classes("chip") as chip:
+    with ui.element("a").props('href="/ui/deployments"').classes("chip"):
         dot = ui.element("span").classes("dot")
         name = text("span", "…", "chip-name")
         tip = ui.tooltip("What answers now")
@@ -90,9 +90,6 @@ def _standing(visit: Visit) -> None:
         text("span", "The service does not answer. What you see is from before; this page goes on by itself.")
 
     def tell(snapshot: Snapshot) -> None:
-        if chip.is_deleted:
-            end()
-            return
         is_well, words, account = _in_words(snapshot)
         name.set_text(words)
         tip.set_text(account)
@@ -100,9 +97,7 @@ def _standing(visit: Visit) -> None:
         is_away = snapshot.error is not None and snapshot.error.is_away
         bar.classes(replace="offline shown" if is_away else "offline")
 
-    watcher = Subscriber(tell, lambda: visit.is_visible)
-    end = visit.service.feeds.subscribe(visit.api, "/deployments", _STANDING_EVERY_S, watcher)
-    visit.client.on_delete(end)
+    visit.follow("/deployments", _STANDING_EVERY_S, tell)
 
 
 def _in_words(snapshot: Snapshot) -> tuple[bool, str, str]:
@@ -118,13 +113,6 @@ def _in_words(snapshot: Snapshot) -> tuple[bool, str, str]:
         active["experiment"],
         f"Experiment {active['experiment_id']} answers, generation {active['generation']}",
     )
-
-
-def _tool(icon: str, label: str) -> ui.button:
-    made = ui.button(icon=icon).props(f'flat round dense aria-label="{label}"').classes("tool")
-    with made:
-        ui.tooltip(label)
-    return made
 
 
 def _ask_key(visit: Visit) -> None:

@@ -127,13 +127,6 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else round(value * factor, 3)
 
 
-def _last(name: str) -> Callable[[Series], float | None]:
-    def last(series: Series) -> float | None:
-        return next((value for value in reversed(series[name]) if value is not None), None)
-
-    return last
-
-
 def _now(series: Series, name: str) -> float | None:
     return series[name][-1]
 

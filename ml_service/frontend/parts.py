@@ -72,6 +72,14 @@ def button(label: str, on_click: Callable[[], object] | None = None, *, icon: st
     return made.props(f"{colour} no-caps dense").classes("button")
 
 
+def tool(icon: str, label: str) -> ui.button:
+    """A button that is only an icon; its name shows when one points at it."""
+    made = ui.button(icon=icon).props(f'flat round dense aria-label="{label}"').classes("tool")
+    with made:
+        ui.tooltip(label)
+    return made
+
+
 def notice(words: str, kind: str = "") -> ui.element:
     """A sentence on what has happened, where it happened; `kind` is good, bad or nothing."""
     icon = {"good": "check_circle", "bad": "error_outline"}.get(kind, "info")

@@ -135,13 +135,6 @@ def marks_of(deployments: Mapping[str, Any] | None) -> dict[int, str]:
     return {place["experiment_id"]: role for role, place in places.items() if place}
 
 
-def has_model(account: Mapping[str, Any]) -> bool:
-    """Whether its bundle is there to be asked and deployed."""
-    return account["state"] in FINISHED and any(
-        each["role"] == "bundle" and each["removed"] is None for each in account["artifacts"]
-    )
-
-
 def plain(value: Any) -> str:
     """A value of a plan, as it is read."""
     if value is None or value == {} or value == []:

@@ -16,7 +16,6 @@ from ml_service.frontend.experiments.facts import (
     FINISHED,
     STATES,
     figures_of,
-    has_model,
     marks_of,
     plan_rows,
     progress_words,
@@ -184,7 +183,7 @@ class ExperimentPage:
 
 
 def _possible(account: Mapping[str, Any]) -> tuple[bool, bool, int | None]:
-    return has_model(account), account["state"] in FINISHED, account["parent_id"]
+    return account["deployable"], account["state"] in FINISHED, account["parent_id"]
 
 
 def _origin(account: Mapping[str, Any]) -> str:

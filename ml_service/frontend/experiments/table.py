@@ -122,9 +122,7 @@ class Bar:
 
     def __init__(self, name: str, *, keeps_place: bool = False) -> None:
         self._hidden = "bar-away" if keeps_place else "hidden"
-        with (
-            ui.element("div").classes("bar").props('role="progressbar" aria-valuemin=0 aria-valuemax=100') as self.place
-        ):
+        with ui.element("div").classes("bar") as self.place:
             self._done = ui.element("div").classes("bar-done")
         self.place.props('role="progressbar" aria-valuemin=0 aria-valuemax=100')
         attribute(self.place, "aria-label", name)

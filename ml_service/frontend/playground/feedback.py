@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nicegui import ui
 
 from ml_service.frontend.api import ApiError
-from ml_service.frontend.parts import button, dialog, text
+from ml_service.frontend.parts import button, dialog, text, tool
 from ml_service.frontend.regions import tell_error
 from ml_service.frontend.visit import Visit
 
@@ -39,8 +39,8 @@ class FeedbackBar:
         self._is_sending = False
         with ui.element("div").classes("feedback line").props('role="group" aria-label="Feedback"') as self._place:
             text("span", "Was this good?", "hint")
-            _thumb("thumb_up", "Good answer").on_click(self._accept)
-            _thumb("thumb_down", "Bad answer: say what it should have been").on_click(self._ask)
+            tool("thumb_up", "Good answer").on_click(self._accept)
+            tool("thumb_down", "Bad answer: say what it should have been").on_click(self._ask)
 
     async def _accept(self) -> None:
         await self._send(True, self._judged.answer if self._judged.is_one_of_several else None)
@@ -86,10 +86,3 @@ class FeedbackBar:
             ui.icon("check").classes("good-ink")
             text("span", _THANKS[kept["verdict"]], "hint").props('role="status"')
         return True
-
-
-def _thumb(icon: str, label: str) -> ui.button:
-    made = ui.button(icon=icon).props(f'flat round dense aria-label="{label}"').classes("tool")
-    with made:
-        ui.tooltip(label)
-    return made
