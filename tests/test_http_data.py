@@ -218,7 +218,6 @@ def test_the_documentation_names_both_kinds_of_body_with_an_example(client: Test
         assert set(content) == {"application/json", "multipart/form-data"}
         assert client.post("/add_data", json=content["application/json"]["example"]).status_code == 200
         assert {"400", "409", "413", "415", "507"} <= set(operation["responses"])
-    assert "$ref" not in json.dumps(document["paths"]["/add_data"]["post"]["requestBody"])
 
 
 def test_an_intake_that_dies_is_503_and_the_same_upload_can_come_again(

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from ml_service.backend.dependencies import require_key
+from ml_service.backend.documented import describe
 from ml_service.backend.errors import add_error_handlers
 from ml_service.backend.intakes import Intakes
 from ml_service.backend.judgements import Judgements
@@ -41,6 +41,7 @@ from ml_service.data.request_log import RequestLog
 from ml_service.inference.handles import Live
 from ml_service.inference.image_reader import ImageReader
 from ml_service.pipeline.replica import Replica
+from ml_service.pipeline.store_watch import StoreWatch
 from ml_service.pipeline.supervisor import Supervisor
 from ml_service.utils.recent import Recent
 from ml_service.utils.telemetry import Telemetry
@@ -57,7 +58,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     The start raises BundleRefused where there is none that can be trusted.
     """
     live, telemetry = live or Live(), telemetry or Telemetry()
-    database = Database(settings.database_address, settings.store)
+    database = Database(settings.database_address, settings.store, settings.database_timeout_s)
     replica = Replica(database, settings, live, telemetry)
     sampler = RequestSampler(RequestLog(database, settings.request_log_days), settings)
     live.watch = sampler.note if settings.request_log_share > 0 else None
@@ -65,7 +66,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     intakes = Intakes(settings, database, telemetry)
     judgements = Judgements(database, settings, live, supervisor)
     image_reader = ImageReader(settings, telemetry)
-    recent = Recent(telemetry.registry)
+    recent, store_watch = Recent(telemetry.registry), StoreWatch(database, settings.store, telemetry)
     page = PageProcess(settings)
     page_proxy = PageProxy(page)
 
@@ -81,6 +82,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
             judgements.running(),
             image_reader.running(),
             recent.sampling(),
+            store_watch.watching(),
             page.running(),
         ):
             yield
@@ -110,7 +112,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         app.include_router(router, dependencies=[Depends(require_key)])
     app.include_router(health.figures, dependencies=[Depends(require_key)])
     app.include_router(health.router)  # routes are tried in their order, so the busiest come first
-    _describe(app)
+    describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/ui/" if settings.page else "/docs"), include_in_schema=False)
     if settings.page:
         app.mount(PAGE_PATH, page_proxy)
@@ -136,20 +138,4 @@ def _measure(app: FastAPI, telemetry: Telemetry, key: object) -> None:
         excluded_handlers=["/metrics", "/docs/static", f"^{PAGE_PATH}"],
     )
     instrumentator.instrument(app)
-    instrumentator.expose(app, tags=["operations"], dependencies=[key])
-
-
-def _describe(app: FastAPI) -> None:
-    """Leave the framework's 422 out of the OpenAPI document: wrong requests are 400 here."""
-    original = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = original()
-        for name in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(name, None)
-        for path in document["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    instrumentator.expose(app, tags=["operations"], dependencies=[key], response_class=PlainTextResponse)

@@ -64,7 +64,7 @@ class ExperimentList(BaseModel):
     total: int = Field(description="How many match, whatever `limit` and `offset` are.")
 
 
-class Columns(BaseModel):
+class Curve(BaseModel):
     """A curve; a value that is no number is null."""
 
     step: list[int]
@@ -98,7 +98,7 @@ class ExperimentAccount(ExperimentSummary):
 
     plan: dict[str, Any]
     environment: dict[str, Any]
-    series: dict[str, Columns]
+    series: dict[str, Curve]
     lineage: Lineage
     artifacts: list[ArtifactOut]
     evaluations: list[dict[str, Any]]
@@ -124,5 +124,5 @@ class CancelResponse(BaseModel):
 class PinRequest(BaseModel):
     """Whether retention must leave it alone."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"pinned": True}]})
     pinned: bool = True

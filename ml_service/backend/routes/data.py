@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 
@@ -21,23 +21,13 @@ from ml_service.backend.dependencies import (
     CurrentSettings,
     IdempotencyKey,
 )
+from ml_service.backend.documented import problems, schema_of
 from ml_service.backend.forms import JSON, MULTIPART
 from ml_service.backend.intakes import Intakes
-from ml_service.backend.schemas import Problem
 from ml_service.backend.uploads import receive_upload
 from ml_service.data.datasets import Datasets
 
 UPLOAD_PATH = "/add_data"
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 503)}
-
-
-def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
-    """The one row model in its place: the framework would not find a reference that it has not made."""
-    (row,) = schema.pop("$defs").values()
-    schema["properties"]["texts"]["items"]["anyOf"][1] = row
-    return schema
-
-
 _FORM = {
     "type": "object",
     "properties": {
@@ -57,18 +47,18 @@ _BODY = {
         "required": True,
         "content": {
             JSON: {
-                "schema": _without_references(AddDataRequest.model_json_schema()),
+                "schema": schema_of(AddDataRequest),
                 "example": EXAMPLE,
             },
             MULTIPART: {"schema": _FORM},
         },
     }
 }
-router = APIRouter(tags=["learning"], responses=_ERRORS)
+router = APIRouter(tags=["learning"])
 
 
-@router.put(UPLOAD_PATH, openapi_extra=_BODY, responses={s: {"model": Problem} for s in (409, 413, 415, 507)})
-@router.post(UPLOAD_PATH, openapi_extra=_BODY, responses={s: {"model": Problem} for s in (409, 413, 415, 507)})
+@router.put(UPLOAD_PATH, openapi_extra=_BODY, responses=problems(409, 507))
+@router.post(UPLOAD_PATH, openapi_extra=_BODY, responses=problems(409, 507))
 async def add_data(
     request: Request, settings: CurrentSettings, actor: CurrentActor, key: IdempotencyKey = None
 ) -> AddDataResponse:
@@ -92,7 +82,7 @@ async def datasets(
     return DatasetList(datasets=[DatasetOut.of(added) for added in found])
 
 
-@router.get("/datasets/{version}", responses={404: {"model": Problem}})
+@router.get("/datasets/{version}", responses=problems(404))
 async def dataset(
     version: Annotated[int, Path(ge=1, lt=2**63, description="The version's number.")],
     database: CurrentDatabase,

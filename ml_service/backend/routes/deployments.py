@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query
 
 from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentReplica, IdempotencyKey
 from ml_service.backend.deployment_answers import deploy_response, overview
 from ml_service.backend.deployment_schemas import DeploymentsResponse, DeployRequest, DeployResponse, RollbackRequest
-from ml_service.backend.schemas import Problem
+from ml_service.backend.documented import problems
 from ml_service.common.types import StorableText, Trial
 from ml_service.data.deployments import Order
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 503, 507)
-}
 ExperimentId = Annotated[int, Path(ge=1, lt=2**63, description="The experiment's number.")]
-router = APIRouter(tags=["learning"], responses=_ERRORS)
+router = APIRouter(tags=["learning"])
 
 
-@router.post("/deploy/{experiment_id}")
+@router.post("/deploy/{experiment_id}", responses=problems(404, 409, 507))
 async def deploy(
     experiment_id: ExperimentId,
     replica: CurrentReplica,
@@ -39,7 +36,7 @@ async def deploy(
     return await asyncio.to_thread(deploy_response, database, replica, await replica.deploy(order))
 
 
-@router.delete("/deploy/{trial}")
+@router.delete("/deploy/{trial}", responses=problems(404, 409, 507))
 async def end(
     trial: Annotated[Trial, Path(description="What to end.")],
     replica: CurrentReplica,
@@ -52,7 +49,7 @@ async def end(
     return await asyncio.to_thread(deploy_response, database, replica, ended)
 
 
-@router.post("/rollback")
+@router.post("/rollback", responses=problems(409, 507))
 async def rollback(
     replica: CurrentReplica,
     database: CurrentDatabase,

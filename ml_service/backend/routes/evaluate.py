@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
 
 from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentSettings
+from ml_service.backend.documented import problems, schema_of
 from ml_service.backend.errors import bad_request_of
 from ml_service.backend.evaluation_schemas import (
     EvaluateRequest,
@@ -24,7 +25,6 @@ from ml_service.backend.evaluation_schemas import (
 from ml_service.backend.forms import JSON, MULTIPART, ReceivedForm, received_form
 from ml_service.backend.judgements import DEFAULT_WAIT_S, Judgements
 from ml_service.backend.options import form_properties, options_of
-from ml_service.backend.schemas import Problem
 from ml_service.common.errors import BadRequest, NotFound
 from ml_service.data.evaluations import Evaluations, Standing
 from ml_service.data.staging import ReceivedFile, write_texts
@@ -33,7 +33,6 @@ from ml_service.pipeline.evaluating import Evaluator
 UPLOAD_PATH = "/evaluate"
 _LONGEST_WAIT_S = 600.0
 _FIELDS = tuple(EvaluationQuestion.model_fields)
-_PROBLEMS: dict[int | str, dict[str, Any]] = {s: {"model": Problem} for s in (400, 401, 404, 409, 413, 415, 503, 507)}
 _FORM = {
     "type": "object",
     "properties": {
@@ -49,14 +48,19 @@ _FORM = {
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {JSON: {"schema": EvaluateRequest.model_json_schema()}, MULTIPART: {"schema": _FORM}},
+        "content": {JSON: {"schema": schema_of(EvaluateRequest)}, MULTIPART: {"schema": _FORM}},
     }
 }
-router = APIRouter(tags=["learning"], responses={400: {"model": Problem}, 401: {"model": Problem}})
+router = APIRouter(tags=["learning"])
 EvaluationId = Annotated[int, Path(ge=1, lt=2**63, description="The evaluation's number.")]
 
 
-@router.post(UPLOAD_PATH, openapi_extra=_BODY, response_model=EvaluateResponse, responses=_PROBLEMS)
+@router.post(
+    UPLOAD_PATH,
+    openapi_extra=_BODY,
+    response_model=EvaluateResponse,
+    responses={202: {"model": EvaluateResponse}, **problems(403, 404, 409, 507)},
+)
 async def evaluate(
     request: Request,
     settings: CurrentSettings,
@@ -97,7 +101,7 @@ async def evaluations(
     return EvaluationList.model_validate({"evaluations": await asyncio.to_thread(found)})
 
 
-@router.get("/evaluations/{evaluation_id}", responses={404: {"model": Problem}})
+@router.get("/evaluations/{evaluation_id}", responses=problems(404))
 async def evaluation(
     evaluation_id: EvaluationId, database: CurrentDatabase, settings: CurrentSettings
 ) -> EvaluationOut:
@@ -110,7 +114,7 @@ async def evaluation(
 @router.get(
     "/evaluations/{evaluation_id}/rows.csv",
     response_class=FileResponse,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, 404: {"model": Problem}},
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problems(404)},
 )
 async def rows(evaluation_id: EvaluationId, database: CurrentDatabase, settings: CurrentSettings) -> FileResponse:
     """Every row with what was found of it, or why it could not be judged."""
@@ -121,9 +125,7 @@ async def rows(evaluation_id: EvaluationId, database: CurrentDatabase, settings:
     return FileResponse(path, media_type="text/csv", filename=f"evaluation-{evaluation_id}.csv")
 
 
-@router.post(
-    "/evaluations/{evaluation_id}/cancel", status_code=202, responses={s: {"model": Problem} for s in (404, 409)}
-)
+@router.post("/evaluations/{evaluation_id}/cancel", status_code=202, responses=problems(404, 409, 507))
 async def cancel(evaluation_id: EvaluationId, database: CurrentDatabase, settings: CurrentSettings) -> EvaluationState:
     """Stop it: nothing of it is kept."""
     state = await asyncio.to_thread(Evaluator(database, settings).cancel, evaluation_id)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentSettings, IdempotencyKey, JsonRoute
+from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.experiment_schemas import (
     CancelResponse,
     Comparison,
@@ -22,7 +23,6 @@ from ml_service.backend.experiment_schemas import (
     RetrainRequest,
     RetrainResponse,
 )
-from ml_service.backend.schemas import Problem
 from ml_service.common.errors import BadRequest, ServiceError
 from ml_service.common.types import Identifier, StorableText
 from ml_service.data.database import Database
@@ -33,16 +33,15 @@ from ml_service.pipeline.retrain import Retrainer
 
 _LOOK_EVERY_S = 1.0
 _MOST_COMPARED = 20
-_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 404, 409, 503)}
-router = APIRouter(tags=["learning"], responses=_PROBLEMS)
-posts = APIRouter(route_class=JsonRoute, tags=["learning"], responses=_PROBLEMS | {507: {"model": Problem}})
+router = APIRouter(tags=["learning"])
+posts = APIRouter(route_class=JsonRoute, tags=["learning"])
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ExperimentId = Annotated[Identifier, Path(description="The experiment's number.")]
 Ids = Annotated[str, Query(description="Numbers of experiments, with commas between.", examples=["3,7"])]
 
 
-@posts.put("/retrain", status_code=202, response_model=RetrainResponse)
-@posts.post("/retrain", status_code=202, response_model=RetrainResponse)
+@posts.put("/retrain", status_code=202, responses=problems(404, 409, 507))
+@posts.post("/retrain", status_code=202, responses=problems(404, 409, 507))
 async def retrain(
     body: RetrainRequest,
     request: Request,
@@ -81,7 +80,7 @@ async def experiments(
     return ExperimentList(experiments=[ExperimentSummary.model_validate(row) for row in rows], total=total)
 
 
-@router.get("/experiments/compare")
+@router.get("/experiments/compare", responses=problems(404))
 async def compare(ids: Ids, database: CurrentDatabase, settings: CurrentSettings) -> Comparison:
     """Several experiments side by side: where their plans differ, all their scores."""
     try:
@@ -93,7 +92,7 @@ async def compare(ids: Ids, database: CurrentDatabase, settings: CurrentSettings
     return Comparison.model_validate(await asyncio.to_thread(account.compare, database, settings.store, numbers))
 
 
-@router.post("/experiments/{experiment_id}/cancel", status_code=202)
+@router.post("/experiments/{experiment_id}/cancel", status_code=202, responses=problems(404, 409, 507))
 async def cancel(
     experiment_id: ExperimentId, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
 ) -> CancelResponse:
@@ -102,7 +101,7 @@ async def cancel(
     return CancelResponse(experiment_id=experiment_id, state=state)
 
 
-@posts.post("/experiments/{experiment_id}/pin", status_code=204)
+@posts.post("/experiments/{experiment_id}/pin", status_code=204, responses=problems(404, 507))
 async def pin(
     experiment_id: ExperimentId,
     body: PinRequest,
@@ -117,7 +116,7 @@ async def pin(
 @router.get(
     "/metrics/{experiment_id}",
     response_model=ExperimentAccount,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": event_stream(ExperimentSummary)}, **problems(404)},
 )
 async def metrics(
     experiment_id: ExperimentId,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, JsonRoute
-from ml_service.backend.schemas import Problem
+from ml_service.backend.documented import problems
 from ml_service.common.types import StorableText
 from ml_service.data import audit
 from ml_service.data.database import Database
 from ml_service.data.feedback import FEEDBACK, FeedbackStore
 from ml_service.data.jobs import Jobs
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 401, 503)}
-router = APIRouter(tags=["learning"], responses=_PROBLEMS)
-posts = APIRouter(route_class=JsonRoute, tags=["learning"], responses=_PROBLEMS)
+router = APIRouter(tags=["learning"])
+posts = APIRouter(route_class=JsonRoute, tags=["learning"])
 _LONGEST_TEXT = 100_000
 
 
@@ -29,7 +28,12 @@ class FeedbackRequest(BaseModel):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"request_id": "4f1c…", "accepted": False, "prompt": "def add(a, b):", "correction": " return a + b"}
+                {
+                    "request_id": "4f1c07d4a9",
+                    "accepted": False,
+                    "prompt": "def add(a, b):",
+                    "correction": " return a + b",
+                }
             ]
         },
     )
@@ -65,7 +69,7 @@ class ExportResponse(BaseModel):
     lessons: int
 
 
-@posts.post("/feedback", status_code=201)
+@posts.post("/feedback", status_code=201, responses=problems(507))
 async def feedback(
     body: FeedbackRequest, request: Request, database: CurrentDatabase, actor: CurrentActor
 ) -> FeedbackResponse:
@@ -85,7 +89,7 @@ async def standing(database: CurrentDatabase) -> FeedbackStanding:
     return FeedbackStanding(kept=found.kept, lessons=found.lessons)
 
 
-@router.post("/feedback/export", status_code=202)
+@router.post("/feedback/export", status_code=202, responses=problems(507))
 async def export(request: Request, database: CurrentDatabase, actor: CurrentActor) -> ExportResponse:
     """Let all feedback that is not data yet become a data batch: corrections, and accepted answers that were logged."""
     lessons = await asyncio.to_thread(_queue_export, database, actor)

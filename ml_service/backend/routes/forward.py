@@ -9,14 +9,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from ml_service.backend.dependencies import CurrentSettings, FormRoute, JsonBesideForm, Timeout
+from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.forms import MULTIPART, ReceivedForm, received_form
 from ml_service.backend.forwarding import continued
 from ml_service.backend.images import check_rest, picture_of_form, picture_of_json
 from ml_service.backend.options import form_properties, options_of
-from ml_service.backend.schemas import ForwardDelta, ForwardOptions, ForwardRequest, ForwardResponse, Problem
+from ml_service.backend.schemas import ForwardDelta, ForwardOptions, ForwardRequest, ForwardResponse, Problem, ReadOut
 
 PATH = "/forward"
-ERRORS = (400, 401, 403, 404, 409, 413, 415, 429, 503)
+ERRORS = problems(404, 409, 507)
 _TEXT_FIELDS = frozenset({"text", *ForwardOptions.model_fields})
 _FORM: dict[str, Any] = {
     "type": "object",
@@ -53,8 +54,8 @@ async def image_form(request: Request, settings: CurrentSettings) -> AsyncIterat
     response_model=ForwardResponse,
     openapi_extra=_BODY,
     responses={
-        200: {"content": {"text/event-stream": {"schema": ForwardDelta.model_json_schema()}}},
-        **{status: {"model": Problem} for status in ERRORS},
+        200: {"content": event_stream(ForwardDelta, ReadOut, ForwardResponse, Problem)},
+        **ERRORS,
     },
 )
 async def forward(body: ForwardRequest, request: Request, timeout_s: Timeout = None) -> Response:

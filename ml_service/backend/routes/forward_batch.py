@@ -23,7 +23,7 @@ from ml_service.backend.dependencies import (
 from ml_service.backend.forms import MULTIPART, received_form
 from ml_service.backend.options import form_properties, options_of
 from ml_service.backend.routes.forward import ERRORS
-from ml_service.backend.schemas import BatchOptions, ForwardBatchRequest, ForwardBatchResponse, Problem
+from ml_service.backend.schemas import BatchOptions, ForwardBatchRequest, ForwardBatchResponse
 
 PATH = "/forward_batch"
 _FORM: dict[str, Any] = {
@@ -70,7 +70,7 @@ async def batch_of_form(
     openapi_extra={"requestBody": {"content": {MULTIPART: {"schema": _FORM}}}},
     responses={
         200: {"content": {NDJSON: {"schema": {"type": "string"}}}},
-        **{status: {"model": Problem} for status in (*ERRORS, 507)},
+        **ERRORS,
     },
 )
 async def forward_batch(body: ForwardBatchRequest, request: Request, timeout_s: Timeout = None) -> Response:

@@ -11,15 +11,15 @@ from fastapi import APIRouter
 from fastapi import Path as InPath
 
 from ml_service.backend.dependencies import CurrentDatabase, CurrentLive, CurrentSettings
-from ml_service.backend.schemas import MetadataResponse, Problem, TensorOut
+from ml_service.backend.documented import problems
+from ml_service.backend.schemas import MetadataResponse, TensorOut
 from ml_service.common.bundle import load_manifest, read_metadata_props
 from ml_service.data.experiments import Experiments
 from ml_service.inference.bundle_metadata import graph_info
 from ml_service.inference.live import LiveModel
 from ml_service.inference.session import GraphInfo
 
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (401, 503)}
-router = APIRouter(tags=["inference"], responses=_ERRORS)
+router = APIRouter(tags=["inference"])
 
 
 @router.get("/metadata")
@@ -28,7 +28,7 @@ async def metadata(live: CurrentLive) -> MetadataResponse:
     return _of_model(live.current)
 
 
-@router.get("/metadata/{experiment_id}", responses={status: {"model": Problem} for status in (400, 404, 409)})
+@router.get("/metadata/{experiment_id}", responses=problems(404, 409))
 async def metadata_of(
     experiment_id: Annotated[int, InPath(ge=1, lt=2**63, description="The experiment's number.")],
     live: CurrentLive,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ml_service.backend.answers import current_id
 from ml_service.backend.chat_messages import told
 from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, guest_model, open_model
+from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
 from ml_service.backend.openai_answers import DONE, ChatWriter, CompletionWriter, chunk_bytes
@@ -26,7 +27,10 @@ CHAT_PATH = "/v1/chat/completions"
 router = APIRouter(prefix="/v1", tags=["openai"])
 posts = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
 Writer = CompletionWriter | ChatWriter
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": event_stream()},
+    **problems(404, 409),
+}
 
 
 @router.get("/models")
@@ -35,13 +39,13 @@ async def models(live: CurrentLive) -> dict[str, Any]:
     return {"object": "list", "data": [_card(model, name) for name, model in live.models.items()]}
 
 
-@router.get("/models/{name:path}")
+@router.get("/models/{name:path}", responses=problems(404))
 async def one_model(name: str, live: CurrentLive) -> dict[str, Any]:
     """A model by one of its names."""
     return _card(live.named(name), name)
 
 
-@posts.post("/completions", response_model=None, responses=_STREAM)
+@posts.post("/completions", response_model=None, responses=_ANSWERS)
 async def completions(body: CompletionRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Continue prompts: texts or token ids. `max_tokens` 0 with `echo` and `logprobs` scores them."""
     model = open_model(request, body.model) or await guest_model(request, body.model)
@@ -55,7 +59,7 @@ async def completions(body: CompletionRequest, request: Request, timeout_s: Time
     return await _answer(model, work, body, CompletionWriter(model, work, echo=body.echo))
 
 
-@posts.post("/chat/completions", response_model=None, responses=_STREAM)
+@posts.post("/chat/completions", response_model=None, responses=_ANSWERS)
 async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
     model = open_model(request, body.model) or await guest_model(request, body.model)
