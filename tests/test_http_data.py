@@ -111,6 +111,8 @@ def test_the_metrics_move(client: TestClient) -> None:
     client.post("/add_data", json={"texts": [a_text(20), a_text(20), ""]})
     assert [metric(name) - old for name, old in zip(names, before, strict=True)] == [1, 1, 1]
     newest = client.get("/datasets").json()["datasets"][0]
+    assert client.portal is not None
+    client.portal.call(client.app.state.store_watch.look)  # type: ignore[attr-defined]
     for split, amount in newest["splits"].items():
         assert metric(f'dataset_records{{split="{split}"}}') == amount["records"]
 

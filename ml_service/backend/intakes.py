@@ -16,9 +16,8 @@ from ml_service.common.settings import PREFIX, Settings
 from ml_service.data.batch_report import StoredError
 from ml_service.data.batches import UNFINISHED, Batches, Received
 from ml_service.data.database import Database
-from ml_service.data.datasets import AddedBatch, Datasets, counts_in
+from ml_service.data.datasets import AddedBatch, Datasets
 from ml_service.data.leftovers import sweep
-from ml_service.data.version_manifest import total
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
@@ -43,7 +42,6 @@ class Intakes:
     async def running(self) -> AsyncIterator[None]:
         """Remove what a server that was killed left behind; at the end, end what runs: nothing of it is kept."""
         await asyncio.to_thread(self._sweep)
-        await asyncio.to_thread(self._tell_size)
         sweeper = asyncio.create_task(self._sweep_now_and_then())
         try:
             yield
@@ -134,13 +132,6 @@ class Intakes:
         counts.labels("duplicate").inc(report.duplicate + report.near_duplicate)
         counts.labels("rejected").inc(report.rejected)
         log.info("intake.done", batch=added.batch.id, version=report.version, accepted=report.accepted)
-        self._tell_size()
-
-    def _tell_size(self) -> None:
-        latest = self._datasets.latest()
-        for split in ("train", "validation"):
-            records = total(counts_in(latest), split).records if latest is not None else 0
-            self._telemetry.dataset_records.labels(split).set(records)
 
     def _forget(self, task: asyncio.Task[AddedBatch]) -> None:
         self._tasks.discard(task)

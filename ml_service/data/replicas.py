@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 
 from ml_service.data.database import Database, now
 from ml_service.data.tables import Replica
@@ -31,10 +31,14 @@ class Replicas:
     def living(self) -> list[Replica]:
         """Those that were heard of lately."""
         with self._database.reading() as session:
-            fresh = Replica.heartbeat >= now() - timedelta(seconds=FRESH_S)
-            return list(session.scalars(select(Replica).where(fresh).order_by(Replica.id)))
+            return list(session.scalars(select(Replica).where(fresh()).order_by(Replica.id)))
 
     def leave(self, replica_id: str) -> None:
         """A process ends in order."""
         with self._database.writing() as session:
             session.execute(delete(Replica).where(Replica.id == replica_id))
+
+
+def fresh() -> ColumnElement[bool]:
+    """That a replica was heard of lately."""
+    return Replica.heartbeat >= now() - timedelta(seconds=FRESH_S)

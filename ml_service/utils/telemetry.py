@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable
+from itertools import product
 from threading import Lock
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-_LATENCY_S = (
-    0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5,
-    5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
-)  # fmt: skip
-_BETWEEN_TOKENS_S = (0.0005, 0.001, 0.002, 0.004, 0.007, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0)
-_ITERATION_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+from ml_service.utils.histograms import BETWEEN_TOKENS_S, ITERATION_TOKENS, LATENCY_S, ManyHistogram
+from ml_service.utils.told import Figure, Figures, Told
 
-
-class ManyHistogram(Collector):
-    """A histogram for values that come by the thousand: the library's own takes 3 µs each, this one a tenth."""
-
-    def __init__(self, name: str, text: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> None:
-        self._name, self._text, self._buckets = name, text, buckets
-        self._lock = Lock()
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
-        registry.register(self)
-
-    def observe_many(self, values: Sequence[float]) -> None:
-        """Count values."""
-        with self._lock:
-            for value in values:
-                self._counts[bisect_left(self._buckets, value)] += 1
-            self._sum += sum(values)
-
-    def describe(self) -> list[Metric]:
-        """Without values: the registry asks for the name."""
-        return [HistogramMetricFamily(self._name, self._text)]
-
-    def collect(self) -> list[Metric]:
-        """With values."""
-        with self._lock:
-            totals, total = list(accumulate(self._counts)), self._sum
-        limits = [*map(floatToGoString, self._buckets), "+Inf"]
-        return [HistogramMetricFamily(self._name, self._text, list(zip(limits, totals, strict=True)), total)]
+_DEPLOY_REASONS = ("replace", "shadow", "canary", "end", "rollback", "auto_rollback", "start")
+_STORE = {
+    "experiments": Figure("Experiments by how they ended: succeeded, failed or cancelled.", "state", is_counter=True),
+    "jobs": Figure("Jobs by state: queued, running, succeeded, failed or cancelled.", "state"),
+    "training_heartbeat_age_seconds": Figure(
+        "Since the worker of a running training was heard of, the longest where several run; absent where none does."
+    ),
+    "training_tokens_per_second": Figure("Tokens that running trainings read a second; absent where none does."),
+    "training_loss": Figure("Training loss of the newest run; absent where none runs."),
+    "evaluation_score": Figure("The latest scores of the model that should answer.", "metric"),
+    "dataset_records": Figure("Records in the newest version of the data set.", "split"),
+    "active_generation": Figure("Generation of the deployment that should answer, in every replica."),
+    "active_since_timestamp_seconds": Figure("When it was deployed."),
+    "replicas": Figure("Serving processes that live: ready, or behind what should answer.", "state"),
+}
+"""What the database knows: every replica of a store tells the same, so take the `max` and not the `sum` of them."""
 
 
 class Load(Protocol):
@@ -73,6 +53,8 @@ class Telemetry:
     """The instruments of one process, in a registry of its own, so that two apps in one test do not meet."""
 
     def __init__(self) -> None:
+        # They are a series beside each one that nobody asks for: half of a scrape.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -81,10 +63,13 @@ class Telemetry:
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
             return Gauge(f"ml_service_{name}", text, labels, registry=registry)
 
-        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-            return Counter(f"ml_service_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, **labels: tuple[str, ...]) -> Counter:
+            counted = Counter(f"ml_service_{name}", text, tuple(labels), registry=registry)
+            for values in product(*labels.values()) if labels else ():
+                counted.labels(*values)  # at 0 from the start: Prometheus sees no increase in a first 1
+            return counted
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...] = _LATENCY_S) -> Histogram:
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = LATENCY_S) -> Histogram:
             return Histogram(f"ml_service_{name}", text, buckets=buckets, registry=registry)
 
         self._loads: tuple[Load, ...] = ()
@@ -96,10 +81,10 @@ class Telemetry:
         gauge("kv_cache_usage_perc", "Share of the KV cache's tokens in use, 0 to 1.").set_function(
             lambda: max((load.cache_usage for load in self._loads), default=0.0)
         )
-        self.iteration_tokens = histogram("iteration_tokens_total", "Tokens read in a step.", _ITERATION_TOKENS)
+        self.iteration_tokens = histogram("iteration_tokens_total", "Tokens read in a step.", ITERATION_TOKENS)
         self.time_to_first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.")
         self.inter_token = ManyHistogram(
-            "ml_service_inter_token_latency_seconds", "Between two tokens of a request.", _BETWEEN_TOKENS_S, registry
+            "ml_service_inter_token_latency_seconds", "Between two tokens of a request.", BETWEEN_TOKENS_S, registry
         )
         self.e2e = histogram("e2e_request_latency_seconds", "From arrival to the end of a request.")
         self.queue_time = histogram("request_queue_time_seconds", "Time that a request waited for a slot.")
@@ -114,13 +99,13 @@ class Telemetry:
         self.finished = counter(
             "requests_finished",
             "Requests by how they ended: stop, length, abort, timeout, error or rejected.",
-            ("finish_reason",),
+            finish_reason=("stop", "length", "abort", "timeout", "error", "rejected"),
         )
-        self.rejections = counter("admission_rejections", "Requests refused before they began.", ("reason",))
+        self.rejections = counter("admission_rejections", "Requests refused before they began.", reason=("queue_full",))
         self.images = counter(
             "images",
             "Images: read, unreadable, refused, failed (the reader died or took too long), rejected (too many wait).",
-            ("result",),
+            result=("read", "unreadable", "refused", "failed", "rejected"),
         )
         self.image_read_time = histogram("image_read_seconds", "Reading an image, from its turn to its text.")
         self.last_step_age = gauge(
@@ -131,10 +116,15 @@ class Telemetry:
             "The model that answers; always 1.",
             ("experiment_id", "experiment", "commit", "exported_at", "precision"),
         )
-        self.feedback = counter("feedback", "Feedback on answers: accepted, corrected or rejected.", ("verdict",))
-        self.dataset_records = gauge("dataset_records", "Records in the newest version of the data set.", ("split",))
+        self.feedback = counter(
+            "feedback",
+            "Feedback on answers: accepted, corrected or rejected.",
+            verdict=("accepted", "corrected", "rejected"),
+        )
         self.data_records = counter(
-            "data_records", "Records of uploads by what became of them: accepted, duplicate or rejected.", ("result",)
+            "data_records",
+            "Records of uploads by what became of them: accepted, duplicate or rejected.",
+            result=("accepted", "duplicate", "rejected"),
         )
         self.deployed_generation = gauge("deployed_generation", "Generation of the deployment that answers.")
         self.deploy_seconds = gauge("deploy_seconds", "How long the last deployment took, from the wish to the swap.")
@@ -142,11 +132,18 @@ class Telemetry:
             "deployments",
             "Changes of the slot that this process made or refused: replace, shadow, canary, end, rollback, "
             "auto_rollback or start; ok, refused or failed.",
-            ("result", "reason"),
+            result=("ok", "refused", "failed"),
+            reason=_DEPLOY_REASONS,
         )
         self.shadow_requests = counter(
-            "shadow_requests", "Mirrored requests: same, different, failed, skipped or dropped.", ("result",)
+            "shadow_requests",
+            "Mirrored requests: same, different, failed, skipped or dropped.",
+            result=("same", "different", "failed", "skipped", "dropped"),
         )
+        self.database_up = gauge("database_up", "1 where the database answered when last asked, else 0.")
+        self.store_size = gauge("store_size_bytes", "Size of the file system that the store is on.")
+        self.store_free = gauge("store_free_bytes", "What of it can still be written.")
+        self._store = Told("ml_service", _STORE, registry)
 
     def request_finished(
         self, reason: str, prompt_tokens: int, queue_s: float, prefill_s: float, decode_s: float, total_s: float
@@ -181,6 +178,11 @@ class Telemetry:
         self.model_info.clear()
         self.model_info.labels(experiment_id, experiment, commit, exported_at, precision).set(1)
         self.deployed_generation.set(generation)
+
+    def tell_store(self, figures: Figures | None) -> None:
+        """What the database knows, by the names above; None where it is away: old figures are not shown as new."""
+        self.database_up.set(figures is not None)
+        self._store.tell(figures or {})
 
     def watch_step_age(self, age: Callable[[], float]) -> None:
         """Ask for the age whenever Prometheus comes."""
