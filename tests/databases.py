@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from sqlalchemy import create_engine, text
 
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -58,6 +61,21 @@ class Cluster:
         except (OSError, ValueError, IndexError):
             return False
         return True
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """In the block it takes what is sent to it and says nothing: all of its processes are stopped."""
+        server = psutil.Process(self.pid())
+        server.suspend()  # first: it begins no more of them
+        stopped = [server, *server.children(recursive=True)]
+        for process in stopped[1:]:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def start_again(self, patience_s: float = 60.0) -> None:
         """After a kill: sessions of the dead server may still hold its memory for a moment."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
+from lib.aside import aside
 from lib.text_data import ROW_SUFFIXES
 from lib.zip_members import Member, OverLimit, ZipLimits, ZipMembers
 from ml_service.common.errors import BadRequest, TooLarge
@@ -45,7 +46,7 @@ class Pictures:
     async def read(self, member: Member) -> Reading:
         """Unpack and read one. Raises what the reader raises."""
         async with self._turn:
-            return await self._reader.read(await asyncio.to_thread(self._unpacked, member))
+            return await self._reader.read(await aside(self._unpacked, member))
 
     def refusal_of(self, member: Member) -> str | None:
         """Why one cannot be read, as far as the archive's directory tells."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lib.aside import aside
 from lib.in_order import taken_in_a_thread
 from lib.row_files import BrokenFile, BrokenRow, json_lines, table_rows, text_lines
 from ml_service.backend.batch_pictures import open_pictures
@@ -75,12 +76,12 @@ async def wishes_in(
     """
     path = Path(file.path)
     if path.suffix == ".zip":
-        pictures = await asyncio.to_thread(open_pictures, path, reader, max_image_bytes)
+        pictures = await aside(open_pictures, path, reader, max_image_bytes)
         try:
             parameters = GenerationParameters(**shared)
             yield (Wish(p.name, parameters=parameters, look=p.read, error=p.refusal) for p in pictures)
         finally:
-            await asyncio.shield(asyncio.to_thread(pictures.close))
+            await asyncio.shield(aside(pictures.close))
     else:
         async with aclosing(_wishes_of_lines(path, shared)) as wishes:
             try:

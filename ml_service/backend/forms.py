@@ -12,6 +12,7 @@ from pathlib import Path
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
 
+from lib.aside import aside
 from ml_service.backend.multipart_files import MAX_FIELD_BYTES, MultipartFiles
 from ml_service.common.errors import BadRequest, InsufficientStorage, UnsupportedMediaType
 from ml_service.data import staging
@@ -62,7 +63,7 @@ class IncomingForm:
             if form is not None and len(self._rest) >= _PIECE_BYTES:
                 piece = bytes(self._rest)
                 self._rest.clear()
-                await asyncio.to_thread(form.write, piece)
+                await aside(form.write, piece)
 
     def finish(self) -> ReceivedForm:
         """Write the rest and close the files; blocks. Raises BadRequest, InsufficientStorage, TooLarge."""
@@ -114,7 +115,7 @@ async def receive_form(
             form = MultipartFiles(boundary, folder.path, *fields, max_field_bytes)
         await incoming.take(request, form)
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(incoming.remove))
+        await asyncio.shield(aside(incoming.remove))
         raise
     return incoming
 
@@ -131,9 +132,9 @@ async def received_form(
     """The same for a block that needs it to its end: removed then, whatever happens. Raises as `receive_form`."""
     incoming = await receive_form(request, store, file_fields, text_fields, max_field_bytes=max_field_bytes)
     try:
-        yield await asyncio.to_thread(incoming.finish)
+        yield await aside(incoming.finish)
     finally:
-        await asyncio.shield(asyncio.to_thread(incoming.remove))
+        await asyncio.shield(aside(incoming.remove))
 
 
 def check_room(store: Path, wanted_bytes: int) -> None:

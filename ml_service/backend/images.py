@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from fastapi import Request
 
+from lib.aside import aside
 from ml_service.backend.dependencies import image_reader_of, settings_of
 from ml_service.backend.forms import ReceivedForm
 from ml_service.common.errors import BadRequest, TooLarge
@@ -41,13 +41,13 @@ class Seen:
     async def drawn(self, continuation: str) -> str:
         """The picture with what was read and what comes after it: a PNG in base64."""
         drawn = await self.reader.draw(self.image, self.reading, continuation)
-        return (await asyncio.to_thread(base64.b64encode, drawn)).decode("ascii")
+        return (await aside(base64.b64encode, drawn)).decode("ascii")
 
 
 async def look(request: Request, load: Load) -> Seen:
     """Get a picture and read it. Raises BadRequest, TooLarge, ModelFailure, Overloaded, Unavailable."""
     settings, reader = await settings_of(request), await image_reader_of(request)
-    image = await asyncio.to_thread(load)
+    image = await aside(load)
     check_size(len(image), settings.max_image_bytes)
     return Seen(reader, image, await reader.read(image))
 

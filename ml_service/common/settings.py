@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """Directory for what the service writes."""
     database_url: SecretStr | None = None
     """`postgresql://USER:PASSWORD@HOST/NAME` for several processes or machines; SQLite in the store where not given."""
+    database_timeout_s: float = Field(5.0, gt=0)
+    """How long a request waits for a PostgreSQL that is silent, before it is told 503."""
     runtime: Literal["onnx", "torch"] = "onnx"
     """ONNX Runtime, or PyTorch: slower, and the reference."""
     compiled_operators: bool = True

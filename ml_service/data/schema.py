@@ -26,7 +26,7 @@ def migrate(database: Database) -> bool:
             return False
         from alembic import command  # a third of a second, once in a schema's life
 
-        with database.engine.connect() as connection:
+        with database.without_limit(), database.engine.connect() as connection:
             command.upgrade(alembic_config(connection), "head")
             connection.commit()
     return True

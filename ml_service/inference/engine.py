@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -13,6 +12,7 @@ from functools import cached_property, partial
 
 from tokenizers import Tokenizer
 
+from lib.aside import aside
 from lib.detokenizer import Pieces
 from lib.tokenizer import bytes_of_token
 from ml_service.common.errors import BadRequest
@@ -106,7 +106,7 @@ class Engine:
         if least_tokens >= self.architecture.context_length:
             raise self._too_long(least_tokens)
         if len(text) > _TOKENISE_IN_PLACE_CHARACTERS:
-            return self.check(await asyncio.to_thread(self._encode, text, knows_special))
+            return self.check(await aside(self._encode, text, knows_special))
         return self.check(self._encode(text, knows_special))
 
     def check(self, token_ids: list[int]) -> list[int]:
@@ -253,7 +253,7 @@ class Engine:
     async def _constraint(self, parameters: GenerationParameters) -> Constraint | None:
         if parameters.json_schema is None and parameters.regex is None:
             return None
-        return await asyncio.to_thread(self._grammars.constraint, parameters)
+        return await aside(self._grammars.constraint, parameters)
 
 
 def _put(mailbox: Mailbox[tuple[int, Event]], index: int, event: Event) -> None:

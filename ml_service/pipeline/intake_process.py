@@ -24,7 +24,7 @@ def main() -> None:
     end_with_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     batch_id, settings, error = int(sys.argv[1]), Settings(), None
-    database = Database(settings.database_address, settings.store)
+    database = Database(settings.database_address, settings.store, settings.database_timeout_s)
     try:
         take_in(database, settings.store, batch_id, apart=_when_idle)
     except ServiceError as raised:

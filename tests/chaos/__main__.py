@@ -17,7 +17,9 @@ def main() -> None:
     """Run the scripts; exit with 1 where a promise is broken."""
     names = [promise.script for promise in PROMISES]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scripts", nargs="*", choices=[[], *names], help=f"some of {', '.join(names)}; all by default")
+    parser.add_argument(
+        "scripts", nargs="*", metavar="SCRIPT", choices=[[], *names], help=f"some of {', '.join(names)}; all by default"
+    )
     parser.add_argument("--quick", action="store_true", help="a small part of each")
     parser.add_argument("--keep", action="store_true", help="write tests/chaos/results/DATE.json and DATE.md")
     arguments = parser.parse_args()

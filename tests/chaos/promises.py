@@ -36,7 +36,9 @@ PROMISES = (
         "all is as before within a second of the end",
     ),
     Promise(
-        6, "full_disk", "a disk that fills: a clear 507, nothing corrupted, `/forward` goes on, all works again with room"
+        6,
+        "full_disk",
+        "a disk that fills: a clear 507, nothing corrupted, `/forward` goes on, all works again with room",
     ),
     Promise(7, "fuzz", "requests made from the OpenAPI document and broken files: never a 5xx, never a hang"),
     Promise(
