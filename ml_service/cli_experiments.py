@@ -144,10 +144,13 @@ def worker(
     Example: ML_SERVICE_WORKER=separate ml-service serve & ml-service worker
     """
     from ml_service.pipeline.worker import work
-    from ml_service.utils.logs import configure_logs
+    from ml_service.utils.logs import configure_early, configure_logs
+    from ml_service.utils.tracing import start_tracing
 
+    configure_early("worker")
     settings = Settings()
-    configure_logs(settings.log_level, settings.log_format)
+    configure_logs(settings.log_level, settings.log_format, "worker")
+    start_tracing(settings.otlp_endpoint, "worker", with_texts=settings.trace_texts)
     work(settings, until_idle)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +31,17 @@ def stage(
     """
     from ml_service.pipeline.parameters import load_parameters
     from ml_service.pipeline.pipeline import run_stage
+    from ml_service.utils.handing_on import in_child
+    from ml_service.utils.logs import EventLogger
+    from ml_service.utils.tracing import span
 
+    log = EventLogger("stage")
     if with_parent:
         end_with_parent()
-    run_stage(name, load_parameters(params), directory, fresh=fresh)
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes that train together one makes spans
+    above = in_child(traces=is_first)
+    started = time.perf_counter()
+    log.info("stage.began", stage=name)
+    with span(f"run {name}", handed=above):
+        run_stage(name, load_parameters(params), directory, fresh=fresh)
+    log.info("stage.ended", stage=name, seconds=round(time.perf_counter() - started, 3))

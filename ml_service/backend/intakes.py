@@ -18,8 +18,10 @@ from ml_service.data.batches import UNFINISHED, Batches, Received
 from ml_service.data.database import Database
 from ml_service.data.datasets import AddedBatch, Datasets
 from ml_service.data.leftovers import sweep
+from ml_service.utils.handing_on import for_child
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import detail
 
 log = EventLogger("intakes")
 _SWEEP_EVERY_S = 20.0
@@ -91,12 +93,13 @@ class Intakes:
             return StoredError(kind=Unavailable.__name__, message="the service is shutting down")
         # Its standard input stays open as long as we live: it ends when we do. A process group of its own for Ctrl-C;
         # a session of its own would be scheduled as a group (`lib/processes.py`).
-        self._process = process = await asyncio.create_subprocess_exec(
-            *COMMAND, str(batch_id), stdin=PIPE, stdout=PIPE, env=self._environment(), preexec_fn=os.setpgrp
-        )
-        assert process.stdout is not None, "it was asked for"
-        answer = await process.stdout.read()
-        code = await process.wait()
+        with detail("take in", ml_service__batch=batch_id):
+            self._process = process = await asyncio.create_subprocess_exec(
+                *COMMAND, str(batch_id), stdin=PIPE, stdout=PIPE, env=self._environment(), preexec_fn=os.setpgrp
+            )
+            assert process.stdout is not None, "it was asked for"
+            answer = await process.stdout.read()
+            code = await process.wait()
         self._process = None
         if code != 0:
             log.warning("intake.died", batch=batch_id, code=code)
@@ -110,7 +113,7 @@ class Intakes:
             f"{PREFIX}DATABASE_URL": self._settings.database_address or "",
             "ARROW_DEFAULT_MEMORY_POOL": "system",  # Arrow's own allocator keeps 45 MiB more
         }
-        return os.environ | own
+        return os.environ | own | for_child("intake")
 
     def _outcome_of(self, received: Received, failure: StoredError | None) -> AddedBatch:
         batch = self._batches.get(received.batch.id)
@@ -131,7 +134,7 @@ class Intakes:
         counts.labels("accepted").inc(report.accepted)
         counts.labels("duplicate").inc(report.duplicate + report.near_duplicate)
         counts.labels("rejected").inc(report.rejected)
-        log.info("intake.done", batch=added.batch.id, version=report.version, accepted=report.accepted)
+        log.info("intake.done", batch=added.batch.id, dataset_version=report.version, accepted=report.accepted)
 
     def _forget(self, task: asyncio.Task[AddedBatch]) -> None:
         self._tasks.discard(task)

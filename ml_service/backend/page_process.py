@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ml_service.common.errors import Unavailable
 from ml_service.common.settings import PREFIX, Settings
+from ml_service.utils.handing_on import for_child
 from ml_service.utils.logs import EventLogger
 
 log = EventLogger("page")
@@ -90,12 +91,12 @@ class PageProcess:
                     stdin=PIPE,
                     stdout=DEVNULL,
                     pass_fds=[listener.fileno()],
-                    env=_without_ours(),
+                    env=_without_ours() | for_child("page", of_this_request=False),
                     preexec_fn=os.setpgrp,
                 )
             except OSError as error:
                 raise Unavailable("the page cannot be started", retry_after_s=30) from error
-        log.info("page.started", pid=self._process.pid)
+        log.info("page.started", child=self._process.pid)
 
     def _end_idle(self) -> None:
         if self._visits == 0:

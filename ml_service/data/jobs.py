@@ -17,6 +17,8 @@ from ml_service.common.errors import Conflict
 from ml_service.data.database import Database, now
 from ml_service.data.states import change_state
 from ml_service.data.tables import Experiment, Job
+from ml_service.utils.handing_on import CONTEXT, handed_on
+from ml_service.utils.tracing import messaging, span
 
 LEASE_S = 30.0
 BACK_OFF_S = (0.0, 5.0, 30.0)
@@ -83,8 +85,13 @@ class Jobs:
             dedup_key=dedup_key, attempt=0, max_attempts=MAX_ATTEMPTS, not_before=moment, lease_token=0,
             cancel_requested=False, progress={}, created=moment,
         )  # fmt: skip
-        session.add(job)
-        session.flush()
+        with span(f"queue {kind}", "producer", None, **messaging(kind, "queue", "send")) as made:
+            if known := handed_on():  # who fulfils it goes on with the request and the trace that wished for it
+                job.payload = {CONTEXT: known, **job.payload}
+            session.add(job)
+            session.flush()
+            if made is not None:
+                made.set_attribute("messaging.message.id", str(job.id))
         return job.id
 
     def queue_once(self, kind: str, every_s: float) -> None:

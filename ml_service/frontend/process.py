@@ -10,6 +10,7 @@ import uvicorn
 
 from lib.processes import end_with_parent
 from ml_service.frontend.app import create_page
+from ml_service.utils.handing_on import in_child
 
 _NICENESS = 5
 _GRACE_S = 2
@@ -20,6 +21,7 @@ def serve(backend: str, grafana: str | None = None, address: str | None = None, 
     page = create_page(backend, grafana, address)
     config = uvicorn.Config(
         page,
+        log_config=None,  # as the server's lines look, or as Python's own
         log_level="warning",
         forwarded_allow_ips="*",
         server_header=False,
@@ -35,6 +37,7 @@ def serve(backend: str, grafana: str | None = None, address: str | None = None, 
 def main() -> None:
     """Serve on a socket that the server listens on already, and end when it does."""
     end_with_parent()
+    in_child(traces=False)
     os.nice(_NICENESS)  # an answer goes before a picture of it
     serve(sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None, fd=int(sys.argv[1]))
 

@@ -195,7 +195,7 @@ class DecodeLoop:
             logits_TV = self._session.run([part.row for part in parts])
         except Exception as error:  # the loop must outlive any step: the requests of this one fail, the next go on
             if not isinstance(error, ServiceError):
-                log.exception("step.failed", sequences=len(parts))
+                log.exception("step.failed", request_ids=[part.sequence.id for part in parts])
             for part in parts:
                 self._fail(part.sequence, error)
             return
@@ -212,7 +212,7 @@ class DecodeLoop:
                     self._advance(part.sequence, own_TV, bests, part.guess, now)
             except Exception as error:  # one bad row never fails the others
                 if not isinstance(error, ServiceError):
-                    log.exception("sequence.failed", sequence=part.sequence.id)
+                    log.exception("sequence.failed", request_id=part.sequence.id)
                 self._fail(part.sequence, error)
         streams = [sequence for sequence in self._scheduler.decoding if sequence.streams]
         if self._frames.is_due(now, len(streams)):
@@ -284,6 +284,7 @@ class DecodeLoop:
         if reason != "cancelled":
             self.record.answered(timings.decode_ms / 1e3, sequence.generated, self._telemetry.requests_running + 1)
         self._admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
+        log.debug("sequence.ended", request_id=sequence.id, reason=reason, tokens=sequence.generated)
         sequence.tell()
         sequence.publish(finished)
 

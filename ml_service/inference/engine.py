@@ -28,6 +28,7 @@ from ml_service.inference.session import Session
 from ml_service.inference.text_stream import TextStream
 from ml_service.inference.track_record import TrackRecord
 from ml_service.inference.vocabulary import Vocabulary
+from ml_service.inference.witness import Witness
 from ml_service.inference.work import Completion, Told, Work
 from ml_service.utils.telemetry import Telemetry
 
@@ -45,6 +46,8 @@ class EngineOptions:
     lookup_rows: int = 0
     timeout_s: float = 600.0
     """The longest that a request may take; its own time-out can only be shorter."""
+    model: str = "unnamed"
+    """Whose engine it is, for traces and log lines."""
 
 
 Observer = Callable[[Sequence, Finished], None]
@@ -59,7 +62,7 @@ class Engine:
         slot_bytes = self.architecture.context_length * session.cache_bytes_per_token
         self.cache_bytes = session.slots * slot_bytes + options.prefix_cache_bytes
         """What slots and prefix cache may come to take: the memory is taken when it is first written."""
-        self.vocabulary, self._timeout_s = vocabulary, options.timeout_s
+        self.vocabulary, self._timeout_s, self._model = vocabulary, options.timeout_s, options.model
         self._tokenizer = vocabulary.tokenizer
         self._grammars = Grammars(self._tokenizer, self.architecture.vocabulary_size, self.architecture.end_of_text_id)
         block_bytes = session.cache_bytes_per_token * PREFIX_BLOCK_TOKENS
@@ -174,10 +177,12 @@ class Engine:
         not places for all; what the model raised where it failed, behind what had come before: then all of them end.
         """
         mailbox: Mailbox[tuple[int, Event]] = Mailbox(self._doorbells.of_running_loop())
-        sequences = await self._sequences(work, mailbox, streams)
-        self._loop.submit(*sequences)
-        open_ones, ended = set(range(len(sequences))), None
+        witness, broken = Witness.of(self._model, work, self.decode), None
+        open_ones: set[int] = set()
         try:
+            sequences = await self._sequences(work, mailbox, streams)
+            self._loop.submit(*sequences)
+            open_ones, ended = set(range(len(sequences))), None
             while open_ones:
                 batch: list[Told] = []
                 failure: Exception | None = None
@@ -189,6 +194,8 @@ class Engine:
                     if isinstance(event, Finished):
                         open_ones.discard(index)
                         ended = event if index == 0 else ended
+                        if witness is not None:
+                            witness.ended(index, sequences[index], event)
                     batch.append((index, event))
                 if batch:  # also what came before a failure that came with it
                     yield batch
@@ -197,9 +204,14 @@ class Engine:
             if ended is not None:
                 for observe in self.observers:
                     observe(sequences[0], ended)
+        except BaseException as error:
+            broken = error
+            raise
         finally:
             for index in open_ones:
                 self._loop.cancel(sequences[index])
+            if witness is not None:
+                witness.close(broken)
 
     def _encode(self, text: str, knows_special: bool) -> list[int]:
         tokenizer = self._special_tokenizer if knows_special else self._tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import asdict
 
 from lib.asked_process import Questions
@@ -13,7 +14,10 @@ from ml_service.common.errors import BundleRefused, ModelFailure, ServiceError
 from ml_service.inference.drawing import draw
 from ml_service.inference.image import TextReader, open_text_reader
 from ml_service.inference.reading import reading_of
+from ml_service.utils.handing_on import in_child
+from ml_service.utils.logs import EventLogger, bound
 
+log = EventLogger("images")
 _NICENESS = 10
 _MOST_FOR_ONE_BYTES = 330 << 20
 """More than any image takes that is not too large; with the models it makes 500 MB. One made to swell ends here."""
@@ -22,6 +26,7 @@ _MOST_FOR_ONE_BYTES = 330 << 20
 def main() -> None:
     """Answer until the server that started us has gone."""
     questions = Questions(sys.argv[1])
+    in_child(traces=False)  # the server's own clock sees how long it takes
     os.nice(_NICENESS)  # requests that are only text stay as fast as they were
     try:
         reader = open_text_reader(int(sys.argv[2]))
@@ -38,6 +43,13 @@ def main() -> None:
 
 def _answer(questions: Questions, reader: TextReader, wish: Header, image: bytes) -> None:
     """Bugs are not caught: they end the process, and the server starts another."""
+    started = time.perf_counter()
+    with bound(**wish.get("for", {})):
+        _work(questions, reader, wish, image)
+        log.info(f"image.{wish['verb']}", bytes=len(image), seconds=round(time.perf_counter() - started, 3))
+
+
+def _work(questions: Questions, reader: TextReader, wish: Header, image: bytes) -> None:
     try:
         if wish["verb"] == "draw":
             picture = draw(image, wish["max_pixels"], reading_of(wish["reading"]), wish["continuation"])

@@ -15,8 +15,10 @@ from lib.frames import Header
 from ml_service.common.errors import BadRequest, ModelFailure, Overloaded, ServiceError, TooLarge, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.inference.reading import Reading, reading_of
-from ml_service.utils.logs import EventLogger
+from ml_service.utils.handing_on import for_child
+from ml_service.utils.logs import EventLogger, current_fields
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import detail
 
 log = EventLogger("images")
 MODULE = "ml_service.inference.image_process"
@@ -91,11 +93,13 @@ class ImageReader:
         """Have it done in turn. Who leaves while waiting costs nothing more, who leaves later loses the answer."""
         self._wanted += 1
         try:
-            await self._turn.acquire()
+            with detail("queue image"):
+                await self._turn.acquire()
         except BaseException:
             self._wanted -= 1
             raise
-        task = asyncio.create_task(self._do(wish | {"max_pixels": self._settings.max_image_pixels}, image))
+        own = {"max_pixels": self._settings.max_image_pixels, "for": current_fields()}
+        task = asyncio.create_task(self._do(wish | own, image))
         self._tasks.add(task)
         task.add_done_callback(self._over)
         return await asyncio.shield(task)
@@ -108,6 +112,10 @@ class ImageReader:
             log.info("image.failed", error=str(error))  # and so it counts as seen where the client has left
 
     async def _do(self, wish: Header, image: bytes) -> Answer:
+        with detail(f"{wish['verb']} image", ml_service__image_bytes=len(image)):
+            return await self._done(wish, image)
+
+    async def _done(self, wish: Header, image: bytes) -> Answer:
         process = await self._living()
         started = time.perf_counter()
         try:
@@ -147,7 +155,8 @@ class ImageReader:
 
     async def _started(self) -> AskedProcess:
         started = time.perf_counter()
-        process = await AskedProcess.start(MODULE, [str(self._settings.threads)], os.environ | READER_ENVIRONMENT)
+        own = READER_ENVIRONMENT | for_child("image_reader", of_this_request=False)
+        process = await AskedProcess.start(MODULE, [str(self._settings.threads)], os.environ | own)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 greeting, _ = await process.listen()
@@ -159,7 +168,7 @@ class ImageReader:
             await process.end()
             log.warning("reader.refused", error=greeting["message"])
             raise Unavailable(f"images cannot be read: {greeting['message']}", retry_after_s=60)
-        log.info("reader.started", pid=process.pid, seconds=round(time.perf_counter() - started, 3))
+        log.info("reader.started", child=process.pid, seconds=round(time.perf_counter() - started, 3))
         return process
 
     async def _start_early(self) -> None:

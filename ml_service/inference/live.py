@@ -36,6 +36,7 @@ from ml_service.inference.session import GraphInfo, OnnxSession, Row, Session, p
 from ml_service.inference.vocabulary import Vocabulary, load_vocabulary
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import detail
 
 log = EventLogger("live")
 
@@ -76,13 +77,15 @@ def open_live_model(
     started = time.perf_counter()
     manifest = verify_files(bundle)
     capacity = capacity_for(bundle, settings, spared_bytes)
-    session = open_session(bundle, settings, capacity)
+    with detail("open model", gen_ai__request__model=manifest.experiment):
+        session = open_session(bundle, settings, capacity)
     try:
         if session.graph.metadata_props != metadata_props(manifest):
             raise BundleRefused("the graph's own metadata are not those of the manifest: it belongs to another bundle")
         vocabulary = _matching_vocabulary(bundle, manifest, session, others)
         chat = load_chat_template(bundle, vocabulary.tokenizer.id_to_token(session.architecture.end_of_text_id) or "")
-        prove(session, load_golden(bundle))
+        with detail("prove model", gen_ai__request__model=manifest.experiment):
+            prove(session, load_golden(bundle))
     except BaseException:
         session.close()
         raise
@@ -90,7 +93,11 @@ def open_live_model(
     log.info("model.proved", experiment=manifest.experiment, precision=manifest.precision, seconds=round(seconds, 3))
     metadata = read_metadata_props(session.graph.metadata_props)
     options = EngineOptions(
-        capacity.max_waiting, capacity.prefix_cache_bytes, settings.lookup_rows, settings.request_timeout_s
+        capacity.max_waiting,
+        capacity.prefix_cache_bytes,
+        settings.lookup_rows,
+        settings.request_timeout_s,
+        model=manifest.experiment,
     )
     engine = Engine(session, vocabulary, options, telemetry)
     log.info("engine.started", slots=capacity.slots, context=capacity.context, waiting=capacity.max_waiting,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextvars import Context
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,7 +83,8 @@ class Shadow:
             return
         self._queue.append(answered)
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+            # It goes on for many requests and is nobody's own: neither the first one's id nor its trace.
+            self._worker = asyncio.create_task(self._work(), context=Context())
 
     async def _work(self) -> None:
         while self._queue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lib.scores import Window
 from ml_service.common.types import GenerationParameters
@@ -30,6 +31,8 @@ class Work:
     """Also the log-probabilities of the prompts' own tokens."""
     window: Window | None = None
     """The prompt, where the likelihood of its targets is asked for."""
+    operation: Literal["text_completion", "chat"] = "text_completion"
+    """In the words of OpenTelemetry's GenAI conventions, for traces."""
 
     def scores(self, index: int, nats: NatsOf) -> PromptScores | None:
         """What an answer tells of its prompt."""

@@ -16,6 +16,8 @@ from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("deploy")
+GATE = "gate"
+"""Who deploys what a retraining was told to deploy if it is better."""
 Prove = Callable[[StoredBundle, Order], None]
 """Opens a bundle and lets it prove itself. Raises BundleRefused where it does not."""
 

@@ -28,6 +28,8 @@ from ml_service.pipeline.job_outcome import Cancelled, GivenBack
 from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, ROWS_FILE
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.stage_process import LOG_FILE, StageInterrupted, run_watched
+from ml_service.utils.handing_on import for_child
+from ml_service.utils.tracing import span
 
 FOLDER = "evaluations"
 _AS_SERVED = {
@@ -142,7 +144,7 @@ def _run(folder: Path, settings: Settings, lease: Lease, niceness: int) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     command = [sys.executable, "-m", "ml_service.pipeline.judging.process", str(folder), str(niceness)]
     own = {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
-    environment = os.environ | own | READER_ENVIRONMENT
+    environment = os.environ | own | READER_ENVIRONMENT | for_child("judge")
 
     def watch() -> bool:
         with suppress(FileNotFoundError):
@@ -151,6 +153,7 @@ def _run(folder: Path, settings: Settings, lease: Lease, niceness: int) -> None:
         return lease.stop.is_set() or lease.is_cancelled
 
     try:
-        run_watched(command, folder / LOG_FILE, environment, watch, _GRACE_S)
+        with span("stage judge"):
+            run_watched(command, folder / LOG_FILE, environment, watch, _GRACE_S)
     except StageInterrupted:
         raise (Cancelled if lease.is_cancelled else GivenBack) from None

@@ -14,7 +14,11 @@ from ml_service.data.batch_report import BatchReport, StoredError
 from ml_service.data.database import Database
 from ml_service.data.version_manifest import VersionManifest
 from ml_service.pipeline.intake import Work, take_in
+from ml_service.utils.handing_on import in_child
+from ml_service.utils.logs import EventLogger
+from ml_service.utils.tracing import span, stop_tracing
 
+log = EventLogger("intake")
 _MAX_MEMORY_BYTES = 1 << 30
 """Several times what an intake takes. A file that was made to swell ends here and not in the memory of the server."""
 
@@ -23,14 +27,19 @@ def main() -> None:
     """Take a batch in, for the server that started us; end when it does."""
     end_with_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
+    above = in_child()
     batch_id, settings, error = int(sys.argv[1]), Settings(), None
     database = Database(settings.database_address, settings.store, settings.database_timeout_s)
+    log.info("intake.began", batch=batch_id)
     try:
-        take_in(database, settings.store, batch_id, apart=_when_idle)
+        with span("read upload", handed=above, ml_service__batch=batch_id):
+            take_in(database, settings.store, batch_id, apart=_when_idle)
     except ServiceError as raised:
         error = StoredError.of(raised).model_dump()
     finally:
         database.close()
+    log.info("intake.ended", batch=batch_id, error=error and error["kind"])
+    stop_tracing()
     print(json.dumps({"batch_id": batch_id, "error": error}))
 
 

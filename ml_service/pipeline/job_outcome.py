@@ -8,7 +8,9 @@ from ml_service.common.errors import ServiceError, Unavailable
 from ml_service.data.jobs import Claim, Jobs, LeaseLost
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.stage_process import StageFailed, StageKilled
+from ml_service.utils.handing_on import CONTEXT, taken_up
 from ml_service.utils.logs import EventLogger
+from ml_service.utils.tracing import messaging, span
 
 log = EventLogger("worker")
 
@@ -24,12 +26,24 @@ class Cancelled(Exception):
 def settle(jobs: Jobs, lease: Lease, work: Callable[[Lease], None]) -> str:
     """Do a claimed job and write down how it ended; in a word. Raises nothing."""
     claim = lease.claim
-    log.info("job.began", job=claim.job_id, kind=claim.kind, experiment=claim.experiment_id, attempt=claim.attempt)
-    try:
-        outcome = _outcome_of(jobs, lease, work)
-    except (LeaseLost, Unavailable) as reason:
-        outcome = f"lost: {reason}"
-    log.info("job.ended", job=claim.job_id, kind=claim.kind, experiment=claim.experiment_id, outcome=outcome)
+    handed = claim.payload.get(CONTEXT, {})
+    facts = messaging(claim.kind, "process", "process") | {"messaging__message__id": str(claim.job_id)}
+    with (
+        taken_up(handed, job=claim.job_id, kind=claim.kind, experiment=claim.experiment_id) as above,
+        # A child rather than a link, as the conventions allow for single messages: one trace shows wish and outcome.
+        span(
+            f"process {claim.kind}", "consumer", above, **facts, ml_service__experiment=claim.experiment_id,
+            ml_service__attempt=claim.attempt, ml_service__request_id=handed.get("request_id"),
+        ) as made,
+    ):  # fmt: skip
+        log.info("job.began", attempt=claim.attempt)
+        try:
+            outcome = _outcome_of(jobs, lease, work)
+        except (LeaseLost, Unavailable) as reason:
+            outcome = f"lost: {reason}"
+        if made is not None:
+            made.set_attribute("ml_service.outcome", outcome)
+        log.info("job.ended", outcome=outcome)
     return outcome
 
 
@@ -55,7 +69,7 @@ def _outcome_of(jobs: Jobs, lease: Lease, work: Callable[[Lease], None]) -> str:
     except LeaseLost:
         raise
     except Exception as bug:
-        log.exception("job.broke", job=claim.job_id, error=type(bug).__name__)
+        log.exception("job.broke", error=type(bug).__name__)
         return _again(jobs, claim, "an error of the service; the worker's log has it")
     return "succeeded"
 

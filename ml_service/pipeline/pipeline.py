@@ -40,6 +40,7 @@ from ml_service.pipeline.stages import Sources, export_model, extract_data, trai
 from ml_service.training.plan import PLAN_FILE, TrainingPlan, load_plan
 from ml_service.training.run_files import PROGRESS_FILE, is_finished, load_facts
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import detail
 
 STAGES = ("extract_data", "train_model", "inference_model")
 
@@ -74,12 +75,15 @@ def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
     # An interrupted run goes on; one with another recipe or other data is in the way.
     if fresh and (run / PLAN_FILE).is_file():
         _clear(load_plan(run).recipe != plan.recipe or is_finished(run), run)
-    if not train_model(plan):
+    with detail("train", ml_service__experiment=parameters.export_model.experiment_id):
+        model = train_model(plan)
+    if not model:
         return  # the first process does the rest
     _clear(fresh, directory / BUNDLE)
     wanted = parameters.export_model
     lineage = Lineage(experiment_id=wanted.experiment_id, parent_experiment_id=wanted.parent_experiment_id)
-    manifest = export_model(run, directory / BUNDLE, wanted.precision, wanted.licence, lineage)
+    with detail("export", ml_service__precision=wanted.precision):
+        manifest = export_model(run, directory / BUNDLE, wanted.precision, wanted.licence, lineage)
     facts = load_facts(run)
     names = ("steps", "tokens", "seconds", "tokens_per_second", "parameters", "peak_memory_mib")
     write_json(directory / TRAINING_METRICS, {name: facts[name] for name in names} | dict(manifest.metrics))
@@ -92,9 +96,11 @@ def _train_model(parameters: Parameters, directory: Path, fresh: bool) -> None:
 def _inference_model(parameters: Parameters, directory: Path, _: bool) -> None:
     wanted, bundle = parameters.inference_model, directory / BUNDLE
     if wanted.baseline is not None:
-        write_json(directory / BASELINE_SCORES, _scores(wanted, wanted.baseline, directory / DATA))
-    write_json(directory / SCORES, _scores(wanted, bundle, directory / DATA))
-    with staged(directory / SAMPLES) as temporary:
+        with detail("score baseline"):
+            write_json(directory / BASELINE_SCORES, _scores(wanted, wanted.baseline, directory / DATA))
+    with detail("score"):
+        write_json(directory / SCORES, _scores(wanted, bundle, directory / DATA))
+    with detail("write samples"), staged(directory / SAMPLES) as temporary:
         temporary.write_text(_samples(wanted, bundle), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -18,19 +18,22 @@ from ml_service.data import tables
 from ml_service.data.database import Database
 from ml_service.data.deployments import CHANNEL, Deployments, Fault, Order
 from ml_service.data.experiments import StoredBundle
+from ml_service.data.jobs import Jobs
 from ml_service.data.listener import Listener
 from ml_service.data.replicas import BEAT_S, Replicas
 from ml_service.data.schema import migrate
 from ml_service.data.tables import Deployment
 from ml_service.inference.handles import Handles, Live
 from ml_service.inference.live import LiveModel
-from ml_service.pipeline.deploy import Deployer
+from ml_service.pipeline.deploy import GATE, Deployer
 from ml_service.pipeline.guests import Guests
 from ml_service.pipeline.slot_models import Candidate, SlotModels
 from ml_service.pipeline.watch import Limits, Verdict
 from ml_service.pipeline.watcher import Watch, Watcher
+from ml_service.utils.handing_on import CONTEXT, taken_up
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import span, tracer
 
 log = EventLogger("replica")
 _LOOK_S = 2.0
@@ -148,12 +151,22 @@ class Replica:
         generation = await asyncio.to_thread(self._deployments.generation)
         is_due = generation != self._refused_generation or time.monotonic() >= self._retry_at
         if generation != self._live.handles.generation and is_due:
-            await self._in_turn(self._converge)
+            handed = await asyncio.to_thread(self._wish_behind) if tracer() is not None else {}
+            with taken_up(handed) as above, span("follow slot", handed=above, ml_service__generation=generation):
+                await self._in_turn(self._converge)
             self._beaten_at = 0.0
         for watch in self._watcher.watches:
             await self._judge(watch)
         if time.monotonic() >= self._beaten_at + BEAT_S:
             await asyncio.to_thread(self._beat)
+
+    def _wish_behind(self) -> Mapping[str, str]:
+        """Of whom it was that what the gate let through is to answer: the request to retrain, hours ago."""
+        active = self._deployments.slot().active
+        if active is None or active.actor != GATE:
+            return {}
+        job = Jobs(self._database).of_experiment(active.experiment_id)
+        return job.payload.get(CONTEXT, {}) if job is not None else {}
 
     async def _judge(self, watch: Watch) -> None:
         verdict = self._watcher.verdict(watch)
@@ -190,7 +203,8 @@ class Replica:
         if self._live.is_draining:
             raise Unavailable("the service is shutting down", retry_after_s=5)
         try:
-            deployment = await self._in_turn(work)
+            with span(f"change slot: {what}"):
+                deployment = await self._in_turn(work)
         except ServiceError as refused:
             result = "failed" if isinstance(refused, BundleRefused | Unavailable) else "refused"
             self._telemetry.deployments.labels(result, what).inc()

@@ -32,6 +32,7 @@ from ml_service.pipeline.recipe import stage_parameters
 from ml_service.pipeline.stage_process import LOG_FILE, PARAMETERS_FILE, StageInterrupted, run_stage_process
 from ml_service.training.plan import PLAN_FILE
 from ml_service.training.run_files import MODEL_DIRECTORY, PROGRESS_FILE, STOP_FILE, WEIGHTS_FILE, load_facts
+from ml_service.utils.tracing import span
 
 DEPLOY = "deploy"
 _PHASES = ("extract", "train", "export", "evaluate")
@@ -73,7 +74,8 @@ class Retraining:
         try:
             threads = max(self._settings.training_threads // processes, 1)
             grace_s = self._settings.drain_timeout_s
-            run_stage_process(name, self._directory, threads, processes, self._watch, grace_s)
+            with span(f"stage {phase}", ml_service__processes=processes):
+                run_stage_process(name, self._directory, threads, processes, self._watch, grace_s)
         except StageInterrupted:
             if self._lease.is_cancelled and phase == "extract":
                 raise Cancelled from None

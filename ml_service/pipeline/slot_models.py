@@ -20,6 +20,7 @@ from ml_service.inference.live import LiveModel, open_live_model
 from ml_service.inference.shadow import Shadow
 from ml_service.utils.logs import EventLogger
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import detail
 
 log = EventLogger("slot")
 _ACTOR = "start"
@@ -106,7 +107,8 @@ class SlotModels:
 
     def _swap(self, handles: Handles, slot: Slot) -> None:
         before = self._live.handles
-        self._live.swap(handles)
+        with detail("swap models", ml_service__generation=slot.generation):
+            self._live.swap(handles)
         self._on_swap(before, handles, slot)
         assert handles.active is not None, "there is always an active model after a swap"
         manifest = handles.active.manifest

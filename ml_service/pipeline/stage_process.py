@@ -9,6 +9,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ml_service.utils.handing_on import for_child
+from ml_service.utils.log_relay import Relay
+from ml_service.utils.logs import refusal_of
+
 LOG_FILE = "log.txt"
 PARAMETERS_FILE = "params.yaml"
 _LOOK_EVERY_S = 0.5
@@ -37,26 +41,37 @@ def run_stage_process(
     """
     words = ["stage", name, "--params", str(directory / PARAMETERS_FILE), "--directory", str(directory)]
     command = [*_launcher(processes), "-m", "ml_service.cli", *words, "--with-parent"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+    own = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+    environment = os.environ | own | for_child(name)
     run_watched(command, directory / LOG_FILE, environment, watch, grace_s)
 
 
 def run_watched(
     command: Sequence[str], log_file: Path, environment: Mapping[str, str], watch: Callable[[], bool], grace_s: float
 ) -> None:
-    """Any command in the same way: as a process that ends with us, whatever it says in a log."""
+    """Any command in the same way: as a process that ends with us, whatever it says in a log.
+
+    Where our own lines are JSON, what it says is passed on to them, too.
+    """
     with log_file.open("ab") as log:
         begin = log.tell()
+        relay = Relay(log_file, begin)
+
+        def look() -> bool:
+            relay.pass_on()
+            return watch()
+
         # A group of its own, for Ctrl-C in a terminal is the worker's to pass on, once. A session of its own would be a
         # scheduling group, too (autogroup), and as such get half of the processor whatever its class.
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, process_group=0
         ) as process:
             try:
-                is_asked = _ended_when_asked(process, watch, grace_s)
+                is_asked = _ended_when_asked(process, look, grace_s)
             except BaseException:
                 process.kill()
                 raise
+        relay.pass_on()
     if process.returncode != 0 and is_asked:
         raise StageInterrupted
     _judge(process.returncode, log_file, begin)
@@ -92,6 +107,5 @@ def _judge(code: int, log: Path, begin: int) -> None:
     with log.open("rb") as file:
         file.seek(begin)
         said = file.read().decode("utf-8", "replace").splitlines()
-    mark = "ml-service: "
-    sentence = next((line.removeprefix(mark) for line in reversed(said) if line.startswith(mark)), None)
+    sentence = next(filter(None, map(refusal_of, reversed(said))), None)
     raise StageFailed(sentence or "an error of the service; the log beside its files has it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,15 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._cleaned = time.monotonic()
         self._pause_s = _LOOK_EVERY_S
+        self._is_ending = False
+
+    def end_soon(self) -> None:
+        """Ask the worker to end and start no other one; returns at once, and may be called from a signal handler."""
+        self._is_ending = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
 
     def wake(self) -> None:
         """There is a new job: look at once."""
@@ -72,6 +82,7 @@ class Supervisor:
 
     async def _stop(self) -> None:
         """Ask the worker to end and wait for it: a training writes its checkpoint first."""
+        self._is_ending = True
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -90,15 +101,17 @@ class Supervisor:
             if code != _GOOD_END:
                 log.warning("worker.died", code=code, again_in_s=self._pause_s)
                 return
+        if self._is_ending:
+            return
         await asyncio.to_thread(self._wish_for_retention)
-        if await asyncio.to_thread(self._jobs.wait):
+        if await asyncio.to_thread(self._jobs.wait) and not self._is_ending:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ml_service.cli", "worker", "--until-idle", str(_IDLE_S)],
                 env=_environment(self._settings),
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is the server's to pass on; see `stage_process` for why no session
             )
-            log.info("worker.process", pid=self._process.pid)
+            log.info("worker.process", child=self._process.pid)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -18,7 +19,7 @@ from ml_service.data.evaluations import EVALUATE
 from ml_service.data.feedback import FEEDBACK
 from ml_service.data.jobs import Jobs
 from ml_service.data.schema import migrate
-from ml_service.pipeline.deploy import Deployer
+from ml_service.pipeline.deploy import GATE, Deployer
 from ml_service.pipeline.evaluating import run_evaluation
 from ml_service.pipeline.job_outcome import settle
 from ml_service.pipeline.lanes import Lanes
@@ -73,7 +74,7 @@ class Worker:
     def _deploy(self, lease: Lease) -> None:
         """What the gate let through; a worker that died in between did it already, or not at all."""
         experiment_id, reason = lease.claim.payload["experiment_id"], lease.claim.payload["reason"]
-        order = Order(experiment_id, "gate", reason, key=f"gate:{experiment_id}")
+        order = Order(experiment_id, GATE, reason, key=f"gate:{experiment_id}")
         Deployer(self._database, self._settings).deploy(order)
         lease.persist(lambda session: self._jobs.end(session, lease.claim, "succeeded"))
 
@@ -94,9 +95,9 @@ def work(settings: Settings, until_idle_s: float | None) -> None:
     run_when_idle()
     database = Database(settings.database_address, settings.store)
     try:
-        migrate(database)
         worker = Worker(database, settings)
         with _stopping_by_signal(worker.stop):
+            migrate(database)
             log.info("worker.started", threads=settings.training_threads)
             worker.run(until_idle_s)
         log.info("worker.ended")
@@ -108,6 +109,8 @@ def work(settings: Settings, until_idle_s: float | None) -> None:
 def _stopping_by_signal(stop: threading.Event) -> Iterator[None]:
     def ask(number: int, _: FrameType | None) -> None:
         log.info("worker.stopping", signal=signal.Signals(number).name)
+        if stop.is_set():
+            os._exit(128 + number)  # the second one ends at once; what this process has started ends with it
         stop.set()
 
     before = {number: signal.signal(number, ask) for number in _SIGNALS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lib.files import staged
 from lib.training_clock import TrainingClock
+from ml_service.utils.logs import EventLogger
 
+log = EventLogger("training")
+_TELL_EVERY_S = 10.0
 _NAMES = {"loss": "train_loss", "grad_norm": "gradient_norm", "learning_rate": "learning_rate"}
 
 
@@ -82,6 +86,7 @@ class ProgressCallback(TrainerCallback):
         self._bar: tqdm[Any] | None = None
         self._first: tuple[int, float] | None = None
         self._shown: dict[str, str] = {}
+        self._told_at = -_TELL_EVERY_S
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -129,12 +134,19 @@ class ProgressCallback(TrainerCallback):
                 point["mfu"] = round(mfu, 4)
         self._log.append(point)
         self._show(point)
+        self._tell(point)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _tell(self, point: dict[str, float | int]) -> None:
+        """For who has no bar to look at, now and then."""
+        if time.monotonic() - self._told_at > _TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            log.info("training.progress", **point)
 
     def _show(self, point: dict[str, float | int]) -> None:
         for name, value in point.items():

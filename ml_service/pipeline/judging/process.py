@@ -14,6 +14,7 @@ from ml_service.common.errors import InsufficientStorage, ServiceError
 from ml_service.data.batch_report import StoredError
 from ml_service.pipeline.judging.question import PROGRESS_FILE, QUESTION_FILE, REPORT_FILE, Question
 from ml_service.pipeline.judging.stage import judge
+from ml_service.utils.handing_on import in_child
 
 _TELL_EVERY_S = 0.5
 
@@ -22,6 +23,7 @@ def main() -> None:
     """Read the question, write the report, or in its place what was wrong; end with the parent."""
     end_with_parent()
     os.nice(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    in_child(traces=False)
     folder = Path(sys.argv[1])
     question = Question.model_validate_json((folder / QUESTION_FILE).read_bytes())
     try:
