@@ -10,11 +10,13 @@ import typer
 from pydantic import ValidationError
 
 from lib.interruption import TrainingStopped
+from lib.processes import end_at_once_when_asked
 from ml_service.cli_bench import bench
 from ml_service.cli_data import data_app
 from ml_service.cli_deploy import deploy, deployments, rollback
 from ml_service.cli_evaluate import evaluate
 from ml_service.cli_experiments import experiments_app, retrain, worker
+from ml_service.cli_keys import keys_app
 from ml_service.cli_page import page
 from ml_service.cli_stage import stage
 from ml_service.cli_upkeep import audit_app, feedback_app, migrate, retention
@@ -22,6 +24,8 @@ from ml_service.cli_words import pair, setting
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
+from ml_service.utils.logs import tell_refusal
+from ml_service.utils.tracing import start_tracing, stop_tracing
 
 app = typer.Typer(
     help="The language model that a team owns: read text, train, export a self-proving bundle, serve it.",
@@ -38,6 +42,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
 for verb in (bench, stage, evaluate, deploy, rollback, deployments, retrain, worker, page, retention, migrate):
     app.command()(verb)
 
@@ -50,12 +55,13 @@ def main() -> None:
     try:
         app()
     except TrainingStopped as stopped:
-        typer.echo(f"ml-service: {stopped}", err=True)
+        tell_refusal(str(stopped))
         raise SystemExit(stopped.exit_code) from None
     except (ServiceError, OSError, ValueError) as error:
-        message = _in_words(error) if isinstance(error, ValidationError) else str(error)
-        typer.echo(f"ml-service: {message}", err=True)
+        tell_refusal(_in_words(error) if isinstance(error, ValidationError) else str(error))
         raise SystemExit(1) from None
+    finally:
+        stop_tracing()
 
 
 @corpus_app.command("build")
@@ -240,15 +246,18 @@ def serve(
 
     Example: ml-service serve --bundle data/store/bundles/first --port 8080
     """
+    end_at_once_when_asked()  # until it serves: nothing is under way yet
     from ml_service.backend.app import create_app
-    from ml_service.backend.server import check_exposure
+    from ml_service.backend.exposure import check_exposure
     from ml_service.backend.server import serve as run_server
     from ml_service.inference.handles import Live
-    from ml_service.utils.logs import configure_logs
+    from ml_service.utils.logs import configure_early, configure_logs
 
+    configure_early("server")
     settings = _settings(host=host, port=port, store=store, bundle=bundle, runtime=runtime)
-    configure_logs(settings.log_level, settings.log_format)
+    configure_logs(settings.log_level, settings.log_format, "server")
     check_exposure(settings)
+    start_tracing(settings.otlp_endpoint, "server", with_texts=settings.trace_texts)
     live = Live()
     app = create_app(settings, live)
     app.state.replica.open_at_start()  # before the server: what is refused is one sentence, and no port was opened

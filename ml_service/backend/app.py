@@ -7,20 +7,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from ml_service.backend.dependencies import require_key
+from ml_service.backend.dependencies import needs
 from ml_service.backend.documented import describe
+from ml_service.backend.door import Door
 from ml_service.backend.errors import add_error_handlers
+from ml_service.backend.in_flight import CountRequests, InFlight
 from ml_service.backend.intakes import Intakes
 from ml_service.backend.judgements import Judgements
+from ml_service.backend.keyring import Keyring
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, GiveBack, RequestId
+from ml_service.backend.observed import RequestLines, Traced, access_log_share
 from ml_service.backend.page_process import PageProcess
 from ml_service.backend.page_proxy import PATH as PAGE_PATH
 from ml_service.backend.page_proxy import PageProxy
+from ml_service.backend.rate_limits import RateLimits
 from ml_service.backend.request_sampler import RequestSampler
 from ml_service.backend.routes import (
     data,
@@ -35,6 +40,7 @@ from ml_service.backend.routes import (
     openai,
 )
 from ml_service.common.settings import Settings
+from ml_service.data.api_keys import ApiKeys
 from ml_service.data.database import Database
 from ml_service.data.jobs import Jobs
 from ml_service.data.request_log import RequestLog
@@ -45,6 +51,7 @@ from ml_service.pipeline.store_watch import StoreWatch
 from ml_service.pipeline.supervisor import Supervisor
 from ml_service.utils.recent import Recent
 from ml_service.utils.telemetry import Telemetry
+from ml_service.utils.tracing import tracer
 
 DESCRIPTION = """The language model that a team owns.
 
@@ -67,6 +74,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     judgements = Judgements(database, settings, live, supervisor)
     image_reader = ImageReader(settings, telemetry)
     recent, store_watch = Recent(telemetry.registry), StoreWatch(database, settings.store, telemetry)
+    keyring = Keyring(settings, ApiKeys(database)) if settings.keys_are_on else None
     page = PageProcess(settings)
     page_proxy = PageProxy(page)
 
@@ -99,19 +107,19 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         redoc_url=None,
         static_url="/docs/static",
     )
+    app.state.keys_are_on = settings.keys_are_on
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
     app.state.database, app.state.supervisor, app.state.replica = database, supervisor, replica
-    app.state.sampler, app.state.recent = sampler, recent
+    app.state.sampler, app.state.recent, app.state.store_watch = sampler, recent, store_watch
     app.state.intakes, app.state.image_reader, app.state.judgements = intakes, image_reader, judgements
     add_error_handlers(app)
-    for router in (forward.router, forward_batch.router, openai.router, openai.posts, metadata.router):
-        app.include_router(router, dependencies=[Depends(require_key)])
-    for router in (experiments.router, experiments.posts, feedback.router, feedback.posts, deployments.router):
-        app.include_router(router, dependencies=[Depends(require_key)])
-    for router in (data.router, evaluate.router, forward.forms, forward_batch.forms):
-        app.include_router(router, dependencies=[Depends(require_key)])
-    app.include_router(health.figures, dependencies=[Depends(require_key)])
-    app.include_router(health.router)  # routes are tried in their order, so the busiest come first
+    for router in (  # routes are tried in their order, so the busiest come first
+        forward.router, forward_batch.router, openai.router, openai.posts, metadata.router, experiments.router,
+        experiments.posts, experiments.changes, feedback.router, feedback.posts, feedback.exports, deployments.reading,
+        deployments.changes, data.router, evaluate.router, forward.forms, forward_batch.forms, health.figures,
+        health.router,
+    ):  # fmt: skip
+        app.include_router(router)
     describe(app)
     app.add_api_route("/", lambda: RedirectResponse("/ui/" if settings.page else "/docs"), include_in_schema=False)
     if settings.page:
@@ -124,18 +132,25 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         (forward.PATH, openai.CHAT_PATH), settings.max_body_bytes + settings.max_image_bytes * 7 // 5
     )
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads=uploads, pictures=pictures)
-    _measure(app, telemetry, Depends(require_key))  # outside of both, so that what they refuse or cut is counted
+    app.state.in_flight = InFlight()
+    app.add_middleware(Door, keyring=keyring, limits=RateLimits(settings.rate), telemetry=telemetry)
+    app.add_middleware(CountRequests, in_flight=app.state.in_flight, live=live)
+    _measure(app, telemetry)  # outside of them, so that what they refuse or cut is counted
     app.add_middleware(GiveBack, live=live)
     app.add_middleware(AnswerBugs)
+    if (share := access_log_share(settings)) > 0:
+        app.add_middleware(RequestLines, share=share)
+    if tracer() is not None:
+        app.add_middleware(Traced)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
     return app
 
 
-def _measure(app: FastAPI, telemetry: Telemetry, key: object) -> None:
+def _measure(app: FastAPI, telemetry: Telemetry) -> None:
     instrumentator = Instrumentator(
         registry=telemetry.registry,
         should_group_status_codes=False,
         excluded_handlers=["/metrics", "/docs/static", f"^{PAGE_PATH}"],
     )
     instrumentator.instrument(app)
-    instrumentator.expose(app, tags=["operations"], dependencies=[key], response_class=PlainTextResponse)
+    instrumentator.expose(app, tags=["operations"], dependencies=[needs()], response_class=PlainTextResponse)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Coroutine
 from functools import partial
 from hashlib import blake2b
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Request, Response, Security
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPBearer, SecurityScopes
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Scope as RequestScope
 
+from ml_service.backend.door import HOLDER
 from ml_service.backend.middleware import TAKEN
-from ml_service.common.errors import NotFound, Unauthenticated, UnsupportedMediaType
+from ml_service.common.errors import Forbidden, NotFound, Unauthenticated, UnsupportedMediaType
+from ml_service.common.scopes import Scope, allows
 from ml_service.common.settings import Settings
+from ml_service.data.api_keys import ENVIRONMENT, Holder
 from ml_service.data.database import Database
 from ml_service.inference.handles import ACTIVE, BUCKETS, Live
 from ml_service.inference.image_reader import ImageReader
@@ -25,8 +27,6 @@ from ml_service.pipeline.replica import Replica
 from ml_service.utils.logs import request_id
 
 _FORM = b"multipart/form-data"
-CALLER = "ml_service.caller"
-"""In a request's scope: whose key it came with, where keys are told apart."""
 
 
 async def settings_of(request: Request) -> Settings:
@@ -65,7 +65,9 @@ async def guest_model(request: Request, name: str) -> LiveModel:
 
 def _bucket(request: Request) -> int:
     """Where a request belongs: the same key, else the same `X-Request-ID`, always to the same model."""
-    who = request.scope.get(CALLER) or request_id.get() or ""
+    holder: Holder | None = request.scope.get(HOLDER)
+    # All who know the environment's key share it.
+    who = (holder.name if holder is not None and holder.name != ENVIRONMENT else request_id.get()) or ""
     return int.from_bytes(blake2b(who.encode(), digest_size=8).digest()) % BUCKETS
 
 
@@ -97,31 +99,40 @@ async def image_reader_of(request: Request) -> ImageReader:
 
 
 async def actor_of(request: Request) -> str:
-    """Who asks, for the audit log."""
-    has_key = (await settings_of(request)).api_key is not None
-    return "key" if has_key else f"anonymous at {request.client.host if request.client else 'unknown'}"
+    """Who asks, for the audit log: the name of the key, or the address where keys are off."""
+    holder: Holder | None = request.scope.get(HOLDER)
+    if holder is not None:
+        return holder.name
+    return f"anonymous at {request.client.host if request.client else 'unknown'}"
 
 
 class RequireKey(HTTPBearer):
-    """The key, where the service was started with one."""
+    """The scope that a route wants of the key that came through the `Door`."""
 
-    async def __call__(self, request: Request) -> None:  # type: ignore[override]
-        """Raises Unauthenticated where keys are on and the request has not the right one."""
-        key = (await settings_of(request)).api_key
-        if key is None:
+    async def __call__(self, request: Request, wanted: SecurityScopes) -> None:  # type: ignore[override]
+        """Raises Forbidden where keys are on and the key has not the scope."""
+        if not request.app.state.keys_are_on:
             return
-        credentials = await super().__call__(request)
-        if credentials is None:
+        holder: Holder | None = request.scope.get(HOLDER)
+        if holder is None:
             raise Unauthenticated("this service wants a key: send `Authorization: Bearer KEY`")
-        if not hmac.compare_digest(credentials.credentials.encode(), key.get_secret_value().encode()):
-            raise Unauthenticated("the key is not known")
+        for scope in wanted.scopes:
+            if not allows(holder.scopes, scope):
+                held = ", ".join(sorted(holder.scopes))
+                raise Forbidden(f"the key {holder.name} lacks the scope `{scope}`, which this takes; it has {held}")
 
 
-require_key = RequireKey(
+_require_key = RequireKey(
     scheme_name="HTTPBearer",
     auto_error=False,
-    description="Only where the service was started with ML_SERVICE_API_KEY.",
+    description="A key of `ml-service keys create`, or ML_SERVICE_API_KEY. The names are the scopes of which it has to "
+    "have one; `admin` is all. Not asked for where keys are off: on loopback, unless a setting says otherwise.",
 )
+
+
+def needs(*scopes: Scope) -> Any:
+    """For the `dependencies` of a route: a key with this scope, any valid key where none is named."""
+    return Security(_require_key, scopes=list(scopes))
 
 
 class JsonRoute(APIRoute):
@@ -150,7 +161,7 @@ class JsonBesideForm(JsonRoute):
 
     takes = "application/json or multipart/form-data"
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+    def matches(self, scope: RequestScope) -> tuple[Match, RequestScope]:
         """All that is no form: the error for other content types is ours."""
         found = super().matches(scope)
         return (Match.NONE, {}) if found[0] == Match.FULL and _media_type(scope) == _FORM else found
@@ -159,13 +170,13 @@ class JsonBesideForm(JsonRoute):
 class FormRoute(APIRoute):
     """A route that takes forms where another one of the same path, a `JsonBesideForm`, takes JSON."""
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+    def matches(self, scope: RequestScope) -> tuple[Match, RequestScope]:
         """Forms only."""
         found = super().matches(scope)
         return found if found[0] == Match.FULL and _media_type(scope) == _FORM else (Match.NONE, {})
 
 
-def _media_type(scope: Scope) -> bytes:
+def _media_type(scope: RequestScope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-type":
             found: bytes = value.partition(b";")[0].strip().lower()

@@ -28,6 +28,7 @@ STATUS_OF: Mapping[type[errors.ServiceError], tuple[int, str]] = {
     errors.TooLarge: (413, "too large"),
     errors.UnsupportedMediaType: (415, "unsupported media type"),
     errors.Overloaded: (429, "overloaded"),
+    errors.RateSpent: (429, "rate limited"),
     errors.Unavailable: (503, "unavailable"),
     errors.InsufficientStorage: (507, "insufficient storage"),
     errors.BundleRefused: (409, "bundle refused"),

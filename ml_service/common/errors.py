@@ -51,6 +51,10 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class RateSpent(Overloaded):
+    """Whoever asks does so too often."""
+
+
 class Unavailable(ServiceError):
     """Starting, draining, or no model deployed yet; try again in `retry_after_s`."""
 

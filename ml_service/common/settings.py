@@ -1,27 +1,38 @@
-"""A serving process's settings: from the environment (prefix `ML_SERVICE_`), read once."""
+"""A serving process's settings: from the environment (prefix `ML_SERVICE_`) and secret files, read once."""
 
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from lib.provenance import usable_cores
+from ml_service.common.rates import Rate
 
 PREFIX = "ML_SERVICE_"
 PROJECT = Path(__file__).resolve().parents[2]
+SECRETS = Path("/run/secrets")
+"""Where Docker and others put files: `ml_service_api_key` there is what `ML_SERVICE_API_KEY` is in the environment."""
 
 
 class Settings(BaseSettings):
     """Each field is the variable `ML_SERVICE_` and its name; an unknown one is refused at start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
-    """Address to listen on. Beyond loopback an API key is required."""
+    """Address to listen on. Beyond loopback API keys are on, and there has to be one."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     bundle: Path | None = None
@@ -107,21 +118,68 @@ class Settings(BaseSettings):
     watch_p95_factor: float = Field(2.0, gt=1)
     """So many times as slow may a new model's 95 % quantile between tokens be, under the same load."""
     api_key: SecretStr | None = None
-    """Where given, every route but health and docs wants `Authorization: Bearer KEY`."""
+    """A key that may do everything, beside those of `ml-service keys create`; where it is given, keys are on."""
+    keys: Literal["beyond_loopback", "required"] = "beyond_loopback"
+    """When every route but health and docs wants a key: beyond loopback only, or always (a proxy is in front)."""
     allow_open_network: bool = False
-    """Listen beyond loopback without a key, knowing what that means."""
+    """Listen beyond loopback without keys: whoever reaches the port may do everything."""
+    rate_limit: str = ""
+    """Requests of a key (of an address where keys are off) in each process, such as `600/minute`; none where empty."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important event that is logged."""
     log_format: Literal["text", "json"] = "text"
     """How an event is written to standard error."""
+    access_log: float | None = Field(None, ge=0, le=1)
+    """Of the answered requests, so many get a line (`request.done`); all in JSON and none in text where not given."""
+    otlp_endpoint: str | None = Field(None, pattern="^https?://")
+    """`http://HOST:4318` of an OpenTelemetry collector that gets traces; none are made where not given."""
+    trace_texts: bool = False
+    """Tell prompts and answers in traces, too."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line's word counts before the environment's, and that before a secret file's."""
+        return init_settings, env_settings, _Secrets(settings_cls, SECRETS)
 
     @model_validator(mode="after")
     def _knows_every_variable(self) -> Self:
         known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-        given = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
+        given = {name.upper() for name in (*os.environ, *_names_of_secrets()) if name.upper().startswith(PREFIX)}
         if unknown := sorted(given - known):
             raise ValueError(f"there is no setting {', '.join(unknown)}; README lists all")
         return self
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, text: str) -> str:
+        return str(Rate.parse(text)) if text else text
+
+    @property
+    def rate(self) -> Rate | None:
+        """The limit of who has no own."""
+        return Rate.parse(self.rate_limit) if self.rate_limit else None
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return False
+
+    @property
+    def keys_are_on(self) -> bool:
+        """Whether a request wants a key."""
+        if self.api_key is not None or self.keys == "required":
+            return True
+        return not self.is_on_loopback and not self.allow_open_network
 
     @property
     def database_address(self) -> str | None:
@@ -132,3 +190,17 @@ class Settings(BaseSettings):
     def bundle_directory(self) -> Path:
         """The bundle that was given, else the one that ships with the project."""
         return self.bundle if self.bundle is not None else PROJECT / "data" / "bundle"
+
+
+class _Secrets(SecretsSettingsSource):
+    """A setting from a file of its name. Raises ValueError where it is empty: a lost key must not open a door."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__() if SECRETS.is_dir() else {}
+        if empty := sorted(name for name, value in found.items() if value == ""):
+            raise ValueError(f"the secret {SECRETS / (PREFIX.lower() + empty[0])} is empty")
+        return found
+
+
+def _names_of_secrets() -> list[str]:
+    return [file.name for file in SECRETS.iterdir()] if SECRETS.is_dir() else []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "ml_service_schema"
-HEAD = "0002"
+HEAD = "0003"
 
 
 def migrate(database: Database) -> bool:

@@ -20,10 +20,8 @@ class DataBatch(Table):
     """One upload."""
 
     __tablename__ = "data_batches"
-    __table_args__ = (
-        among("state", BATCH_STATES),
-        unique_where("uq_data_batches_sha256_kept", "sha256", "state <> 'rejected'"),
-    )
+    _kept = unique_where("uq_data_batches_sha256_kept", "sha256", "state <> 'rejected'")
+    __table_args__ = (among("state", BATCH_STATES), _kept)
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
     licence: Mapped[str] = mapped_column(String(120))
@@ -298,3 +296,4 @@ class ApiKey(Table):
     created: Mapped[datetime]
     expires: Mapped[datetime | None]
     revoked: Mapped[datetime | None]
+    rate: Mapped[str | None] = mapped_column(String(32))

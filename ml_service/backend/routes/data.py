@@ -20,6 +20,7 @@ from ml_service.backend.dependencies import (
     CurrentDatabase,
     CurrentSettings,
     IdempotencyKey,
+    needs,
 )
 from ml_service.backend.documented import problems, schema_of
 from ml_service.backend.forms import JSON, MULTIPART
@@ -54,7 +55,7 @@ _BODY = {
         },
     }
 }
-router = APIRouter(tags=["learning"])
+router = APIRouter(tags=["learning"], dependencies=[needs("data")])
 
 
 @router.put(UPLOAD_PATH, openapi_extra=_BODY, responses=problems(409, 507))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query
 
-from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentReplica, IdempotencyKey
+from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentReplica, IdempotencyKey, needs
 from ml_service.backend.deployment_answers import deploy_response, overview
 from ml_service.backend.deployment_schemas import DeploymentsResponse, DeployRequest, DeployResponse, RollbackRequest
 from ml_service.backend.documented import problems
@@ -15,10 +15,11 @@ from ml_service.common.types import StorableText, Trial
 from ml_service.data.deployments import Order
 
 ExperimentId = Annotated[int, Path(ge=1, lt=2**63, description="The experiment's number.")]
-router = APIRouter(tags=["learning"])
+changes = APIRouter(tags=["learning"], dependencies=[needs("deploy")])
+reading = APIRouter(tags=["learning"], dependencies=[needs()])
 
 
-@router.post("/deploy/{experiment_id}", responses=problems(404, 409, 507))
+@changes.post("/deploy/{experiment_id}", responses=problems(404, 409, 507))
 async def deploy(
     experiment_id: ExperimentId,
     replica: CurrentReplica,
@@ -36,7 +37,7 @@ async def deploy(
     return await asyncio.to_thread(deploy_response, database, replica, await replica.deploy(order))
 
 
-@router.delete("/deploy/{trial}", responses=problems(404, 409, 507))
+@changes.delete("/deploy/{trial}", responses=problems(404, 409, 507))
 async def end(
     trial: Annotated[Trial, Path(description="What to end.")],
     replica: CurrentReplica,
@@ -49,7 +50,7 @@ async def end(
     return await asyncio.to_thread(deploy_response, database, replica, ended)
 
 
-@router.post("/rollback", responses=problems(409, 507))
+@changes.post("/rollback", responses=problems(409, 507))
 async def rollback(
     replica: CurrentReplica,
     database: CurrentDatabase,
@@ -62,7 +63,7 @@ async def rollback(
     return await asyncio.to_thread(deploy_response, database, replica, back)
 
 
-@router.get("/deployments")
+@reading.get("/deployments")
 async def deployments(
     replica: CurrentReplica,
     database: CurrentDatabase,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
 
-from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentSettings
+from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentSettings, needs
 from ml_service.backend.documented import problems, schema_of
 from ml_service.backend.errors import bad_request_of
 from ml_service.backend.evaluation_schemas import (
@@ -51,7 +51,7 @@ _BODY = {
         "content": {JSON: {"schema": schema_of(EvaluateRequest)}, MULTIPART: {"schema": _FORM}},
     }
 }
-router = APIRouter(tags=["learning"])
+router = APIRouter(tags=["learning"], dependencies=[needs("infer")])
 EvaluationId = Annotated[int, Path(ge=1, lt=2**63, description="The evaluation's number.")]
 
 

@@ -11,7 +11,15 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, CurrentSettings, IdempotencyKey, JsonRoute
+from ml_service.backend.dependencies import (
+    CurrentActor,
+    CurrentDatabase,
+    CurrentLive,
+    CurrentSettings,
+    IdempotencyKey,
+    JsonRoute,
+    needs,
+)
 from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.experiment_schemas import (
     CancelResponse,
@@ -28,13 +36,15 @@ from ml_service.common.types import Identifier, StorableText
 from ml_service.data.database import Database
 from ml_service.data.experiments import FINISHED, Experiments, Sort
 from ml_service.data.series import Series
+from ml_service.inference.handles import Live
 from ml_service.pipeline import account
 from ml_service.pipeline.retrain import Retrainer
 
 _LOOK_EVERY_S = 1.0
 _MOST_COMPARED = 20
-router = APIRouter(tags=["learning"])
-posts = APIRouter(route_class=JsonRoute, tags=["learning"])
+router = APIRouter(tags=["learning"], dependencies=[needs()])
+changes = APIRouter(tags=["learning"], dependencies=[needs("train")])
+posts = APIRouter(route_class=JsonRoute, tags=["learning"], dependencies=[needs("train")])
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ExperimentId = Annotated[Identifier, Path(description="The experiment's number.")]
 Ids = Annotated[str, Query(description="Numbers of experiments, with commas between.", examples=["3,7"])]
@@ -92,7 +102,7 @@ async def compare(ids: Ids, database: CurrentDatabase, settings: CurrentSettings
     return Comparison.model_validate(await asyncio.to_thread(account.compare, database, settings.store, numbers))
 
 
-@router.post("/experiments/{experiment_id}/cancel", status_code=202, responses=problems(404, 409, 507))
+@changes.post("/experiments/{experiment_id}/cancel", status_code=202, responses=problems(404, 409, 507))
 async def cancel(
     experiment_id: ExperimentId, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
 ) -> CancelResponse:
@@ -121,6 +131,7 @@ async def pin(
 async def metrics(
     experiment_id: ExperimentId,
     request: Request,
+    live: CurrentLive,
     database: CurrentDatabase,
     settings: CurrentSettings,
     max_points: Annotated[int, Query(ge=2, le=100_000, description="Of each curve.")] = 1000,
@@ -133,14 +144,14 @@ async def metrics(
     if "text/event-stream" in request.headers.get("accept", ""):
         experiments = Experiments(database, settings.store)
         await asyncio.to_thread(experiments.get, experiment_id)  # what is refused gets its status, not a stream
-        events = _follow(database, experiments, experiment_id, from_now)
+        events = _follow(database, experiments, live, experiment_id, from_now)
         return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
     whole = await asyncio.to_thread(account.account_of, database, settings.store, experiment_id, max_points)
     return JSONResponse(ExperimentAccount.model_validate(whole).model_dump(mode="json"))
 
 
 async def _follow(
-    database: Database, experiments: Experiments, experiment_id: int, from_now: bool = False
+    database: Database, experiments: Experiments, live: Live, experiment_id: int, from_now: bool = False
 ) -> AsyncGenerator[bytes, None]:
     series = Series(database)
     told, last_steps = "", await asyncio.to_thread(series.last_steps, experiment_id) if from_now else {}
@@ -156,7 +167,7 @@ async def _follow(
         told_of = {key: account.series_of(points) for key, points in new.items() if points}
         return state, told_of, experiment.state in FINISHED
 
-    while True:
+    while not live.is_draining:  # an end of the service ends the stream, and whoever watches asks again
         try:
             state, points, is_over = await asyncio.to_thread(look)
         except ServiceError:  # the database may be away for a moment; the client need not know

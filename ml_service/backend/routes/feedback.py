@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, JsonRoute
+from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, JsonRoute, needs
 from ml_service.backend.documented import problems
 from ml_service.common.types import StorableText
 from ml_service.data import audit
@@ -16,8 +16,9 @@ from ml_service.data.database import Database
 from ml_service.data.feedback import FEEDBACK, FeedbackStore
 from ml_service.data.jobs import Jobs
 
-router = APIRouter(tags=["learning"])
-posts = APIRouter(route_class=JsonRoute, tags=["learning"])
+router = APIRouter(tags=["learning"], dependencies=[needs()])
+posts = APIRouter(route_class=JsonRoute, tags=["learning"], dependencies=[needs("infer")])
+exports = APIRouter(tags=["learning"], dependencies=[needs("data")])
 _LONGEST_TEXT = 100_000
 
 
@@ -89,7 +90,7 @@ async def standing(database: CurrentDatabase) -> FeedbackStanding:
     return FeedbackStanding(kept=found.kept, lessons=found.lessons)
 
 
-@router.post("/feedback/export", status_code=202, responses=problems(507))
+@exports.post("/feedback/export", status_code=202, responses=problems(507))
 async def export(request: Request, database: CurrentDatabase, actor: CurrentActor) -> ExportResponse:
     """Let all feedback that is not data yet become a data batch: corrections, and accepted answers that were logged."""
     lessons = await asyncio.to_thread(_queue_export, database, actor)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from ml_service.backend.dependencies import CurrentSettings, FormRoute, JsonBesideForm, Timeout
+from ml_service.backend.dependencies import CurrentSettings, FormRoute, JsonBesideForm, Timeout, needs
 from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.forms import MULTIPART, ReceivedForm, received_form
 from ml_service.backend.forwarding import continued
@@ -38,8 +38,8 @@ _BODY = {
         "content": {MULTIPART: {"schema": _FORM, "example": {"text": "def read_lines(path):", "max_new_tokens": 48}}}
     }
 }
-router = APIRouter(route_class=JsonBesideForm, tags=["inference"])
-forms = APIRouter(route_class=FormRoute, tags=["inference"])
+router = APIRouter(route_class=JsonBesideForm, tags=["inference"], dependencies=[needs("infer")])
+forms = APIRouter(route_class=FormRoute, tags=["inference"], dependencies=[needs("infer")])
 
 
 async def image_form(request: Request, settings: CurrentSettings) -> AsyncIterator[ReceivedForm]:

@@ -18,6 +18,7 @@ from ml_service.backend.dependencies import (
     JsonBesideForm,
     Timeout,
     guest_model,
+    needs,
     open_model,
 )
 from ml_service.backend.forms import MULTIPART, received_form
@@ -40,8 +41,8 @@ _FORM: dict[str, Any] = {
     "required": ["file"],
     "description": "Each parameter can also be a header, `X-Max-New-Tokens: 64`; a field goes before it.",
 }
-router = APIRouter(route_class=JsonBesideForm, tags=["inference"])
-forms = APIRouter(route_class=FormRoute, tags=["inference"])
+router = APIRouter(route_class=JsonBesideForm, tags=["inference"], dependencies=[needs("infer")])
+forms = APIRouter(route_class=FormRoute, tags=["inference"], dependencies=[needs("infer")])
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from ml_service.backend.dependencies import CurrentLive, CurrentReplica, CurrentSettings
+from ml_service.backend.dependencies import CurrentLive, CurrentReplica, CurrentSettings, needs
 from ml_service.backend.schemas import HealthResponse, RecentResponse
 from ml_service.common.errors import Unavailable
 from ml_service.utils.recent import EVERY_S, Recent
 
 router = APIRouter(tags=["operations"])
-figures = APIRouter(tags=["operations"])
+figures = APIRouter(tags=["operations"], dependencies=[needs()])
 
 
 @router.get("/health", response_model_exclude_none=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from fastapi import Path as InPath
 
-from ml_service.backend.dependencies import CurrentDatabase, CurrentLive, CurrentSettings
+from ml_service.backend.dependencies import CurrentDatabase, CurrentLive, CurrentSettings, needs
 from ml_service.backend.documented import problems
 from ml_service.backend.schemas import MetadataResponse, TensorOut
 from ml_service.common.bundle import load_manifest, read_metadata_props
@@ -19,7 +19,7 @@ from ml_service.inference.bundle_metadata import graph_info
 from ml_service.inference.live import LiveModel
 from ml_service.inference.session import GraphInfo
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], dependencies=[needs()])
 
 
 @router.get("/metadata")

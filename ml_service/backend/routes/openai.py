@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ml_service.backend.answers import current_id
 from ml_service.backend.chat_messages import told
-from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, guest_model, open_model
+from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, guest_model, needs, open_model
 from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
 from ml_service.backend.event_batches import Batches, chained
@@ -24,8 +24,8 @@ from ml_service.inference.live import LiveModel
 from ml_service.inference.work import Completion, Told, Work
 
 CHAT_PATH = "/v1/chat/completions"
-router = APIRouter(prefix="/v1", tags=["openai"])
-posts = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[needs()])
+posts = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"], dependencies=[needs("infer")])
 Writer = CompletionWriter | ChatWriter
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": event_stream()},
@@ -72,7 +72,7 @@ async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -
         parameters = parameters.model_copy(update={"stop": [*parameters.stop, *model.chat.stop]})
     except ValidationError as error:
         raise bad_request_of(error) from error
-    work = Work([prompt], parameters, current_id(), body.n, timeout_s)
+    work = Work([prompt], parameters, current_id(), body.n, timeout_s, operation="chat")
     return await _answer(model, work, body, ChatWriter(model, work))
 
 
