@@ -60,3 +60,8 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def end_at_once_when_asked() -> None:
+    """From now on SIGTERM ends this process as `kill -9` would, but with code 0: for who has nothing under way yet."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -95,6 +95,8 @@ class Judgements:
             else:
                 await asyncio.sleep(_LOOK_EVERY_S)
             standing = await asyncio.to_thread(self._evaluations.standing, standing.evaluation.id)
+            if self._live.is_draining and not is_little:
+                break  # a worker has it, who goes on: no reason to hold up the end of the service
         return standing
 
     def _active(self) -> int:
