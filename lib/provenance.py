@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 UNKNOWN_COMMIT = "unknown"
+BUILT_FROM = "COMMIT"
+"""A file beside code that was taken out of its repository, as into an image: `str` of the commit that it was."""
+_DIRTY = "-dirty"
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,17 @@ class Commit:
     is_dirty: bool
 
     def __str__(self) -> str:
-        return f"{self.sha}-dirty" if self.is_dirty else self.sha
+        return f"{self.sha}{_DIRTY}" if self.is_dirty else self.sha
 
 
 def current_commit(repository: Path) -> Commit:
-    """The commit of the tree at `repository`; `unknown` where git or the repository is missing.
+    """The commit of the tree at `repository`, else what its file `COMMIT` says; `unknown` where there is neither.
 
     What is not covered: files that git ignores.
     """
     sha = _git(repository, "rev-parse", "HEAD")
     if not sha:
-        return Commit(UNKNOWN_COMMIT, is_dirty=False)
+        return _built_from(repository / BUILT_FROM)
     changes = _git(repository, "status", "--porcelain")
     return Commit(sha, is_dirty=changes != "")  # what could not be asked may have changed
 
@@ -54,6 +57,14 @@ def machine() -> dict[str, str | int]:
 def usable_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _built_from(file: Path) -> Commit:
+    try:
+        told = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        told = ""
+    return Commit(told.removesuffix(_DIRTY) or UNKNOWN_COMMIT, is_dirty=told.endswith(_DIRTY))
 
 
 def _git(repository: Path, *arguments: str) -> str | None:

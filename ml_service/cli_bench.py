@@ -7,13 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from ml_service.common.settings import Settings
+
 
 def bench(
     url: Annotated[str, typer.Option(help="Where the service listens.")] = "http://127.0.0.1:8000",
     route: Annotated[Literal["forward", "completions"], typer.Option(help="/forward or /v1/completions.")] = "forward",
     stream: Annotated[bool, typer.Option(help="Ask for streams: only they tell when a token came.")] = True,
     model: Annotated[str, typer.Option(help="The model's name, which /v1/completions wants.")] = "active",
-    api_key: Annotated[str | None, typer.Option(envvar="ML_SERVICE_API_KEY", help="The service's key.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="The service's key; the one in the settings where not given.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 120.0,
     engine: Annotated[bool, typer.Option("--engine", help="Measure the engine in this process, without HTTP.")] = False,
     bundle: Annotated[Path | None, typer.Option(help="The engine's bundle; the shipped one by default.")] = None,
@@ -43,7 +47,14 @@ def bench(
     lengths = Span.parse(prompt_tokens), Span.parse(new_tokens)
     workload = Workload(*lengths, shared_prefix, temperature, seed, ignore_eos, words)
     planned = loads(concurrency, rate, requests, seconds, warmup)
-    service = None if engine else Service(url, route, stream, model, api_key, timeout)
+    key = api_key or _own_key()
+    service = None if engine else Service(url, route, stream, model, key, timeout)
     with service_or_engine(service, bundle) as target:
         report = run_bench(target, workload, planned)
     raise typer.Exit(finish(report, output, max_failures))
+
+
+def _own_key() -> str | None:
+    """The service's, where this is its machine or container: from the environment or a secret file."""
+    key = Settings().api_key
+    return key.get_secret_value() if key is not None else None

@@ -14,6 +14,10 @@ def page(
     address: Annotated[
         str | None, typer.Option(help="Address of the service as browsers know it, for what they copy; BACKEND's own.")
     ] = None,
+    same_origin: Annotated[
+        bool,
+        typer.Option("--same-origin", help="Browsers find the service where they find the page: one proxy for both."),
+    ] = False,
     grafana: Annotated[str | None, typer.Option(help="Address of Grafana, as browsers know it; linked to.")] = None,
 ) -> None:
     """Serve the web page alone, at http://HOST:PORT/ui; `ml-service serve` has it with it.
@@ -24,4 +28,5 @@ def page(
     from ml_service.frontend.process import serve
 
     typer.echo(f"the page of {backend} is at http://{host}:{port}/ui", err=True)
-    serve(backend, grafana, (address or backend).rstrip("/"), host=host, port=port)
+    known_as = None if same_origin else (address or backend).rstrip("/")
+    serve(backend, grafana, known_as, host=host, port=port)
