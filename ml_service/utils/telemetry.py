@@ -16,7 +16,7 @@ from ml_service.utils.histograms import BETWEEN_TOKENS_S, ITERATION_TOKENS, LATE
 from ml_service.utils.told import Figure, Figures, Told
 
 _DEPLOY_REASONS = ("replace", "shadow", "canary", "end", "rollback", "auto_rollback", "start")
-_STORE = {
+STORE_FIGURES = {
     "experiments": Figure("Experiments by how they ended: succeeded, failed or cancelled.", "state", is_counter=True),
     "jobs": Figure("Jobs by state: queued, running, succeeded, failed or cancelled.", "state"),
     "training_heartbeat_age_seconds": Figure(
@@ -143,7 +143,7 @@ class Telemetry:
         self.database_up = gauge("database_up", "1 where the database answered when last asked, else 0.")
         self.store_size = gauge("store_size_bytes", "Size of the file system that the store is on.")
         self.store_free = gauge("store_free_bytes", "What of it can still be written.")
-        self._store = Told("ml_service", _STORE, registry)
+        self._store = Told("ml_service", STORE_FIGURES, registry)
 
     def request_finished(
         self, reason: str, prompt_tokens: int, queue_s: float, prefill_s: float, decode_s: float, total_s: float
