@@ -9,7 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all test-page chromium check fix demo repro bench lock
+.PHONY: help setup serve test test-all test-page chromium prometheus check fix demo repro bench lock
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ serve: $(STAMP) ## serve what was deployed last, the shipped model at first (HOS
 test: $(STAMP) ## the fast tests
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP) build/deepspeed chromium ## every test, the slow ones and those in a browser too
+test-all: $(STAMP) build/deepspeed chromium prometheus ## every test, the slow ones and those in a browser too
 	$(BIN)/python -m pytest -m ''
 
 test-page: $(STAMP) chromium ## the stories of the web page, in a real browser; screenshots in build/screenshots
@@ -39,6 +39,10 @@ test-page: $(STAMP) chromium ## the stories of the web page, in a real browser; 
 
 chromium: # Debian's; the tests name no other browser
 	@command -v chromium >/dev/null || (apt-get -qq update && apt-get -qq install --no-install-recommends chromium fonts-dejavu-core)
+
+prometheus: # Debian's; the tests start their own, so its service does not stay on
+	@command -v promtool >/dev/null || (apt-get -qq update && apt-get -qq install --no-install-recommends prometheus && \
+		(systemctl disable --now prometheus 2>/dev/null || true))
 
 build/deepspeed: pyproject.toml # apart from the rest: accelerate imports it wherever it finds it
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install -qq --upgrade --no-deps --target $@ deepspeed==0.19.8 einops hjson \
@@ -51,10 +55,11 @@ check: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: $(STAMP) ## mend what ruff can mend
+fix: $(STAMP) ## mend what can be mended, print the tree and the settings anew
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python -m lib.captions README.md lib ml_service benchmarks tests
+	$(BIN)/python -m lib.captions docs/architecture.md lib ml_service benchmarks tests
+	$(BIN)/python -m lib.settings_table docs/settings.md ml_service.common.settings Settings
 
 demo: $(STAMP) ## train nano on the spot, export, serve, complete: under five minutes
 	$(BIN)/python -m benchmarks.demo
