@@ -92,6 +92,11 @@ def tokens(store: Path) -> Iterator[str]:
         yield from sorted(entry.name for entry in os.scandir(_root(store)) if entry.is_dir())
 
 
+def folder_of(store: Path, token: str) -> Path:
+    """Where it lies."""
+    return _root(store) / token
+
+
 def received_file(path: Path, name: str) -> ReceivedFile:
     """A file where it lies, under its sender's name."""
     return ReceivedFile(str(path.resolve()), plain_name(name), sha256_of_file(path), path.stat().st_size)

@@ -22,7 +22,7 @@ LIBRARY_NAME = "_operators"
 Logits = npt.NDArray[np.float32]
 NatsOf = Callable[[Logits, Sequence[int], Sequence[int]], npt.NDArray[np.float64]]
 """From logits (tokens, vocabulary), targets and likeliest tokens to nats (tokens,); the logits may be overwritten."""
-_NEEDED = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma"})
+NEEDED_FLAGS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma"})
 """What `kernels/` is compiled for (`pyproject.toml` names the same)."""
 
 
@@ -31,8 +31,11 @@ def compiled_operators() -> Path | None:
 
     It is made by `pip install` from `kernels/`. Everything works without it, on ONNX Runtime's own operators.
     """
-    if not processor_flags() >= _NEEDED:
-        return None
+    return library_file() if processor_flags() >= NEEDED_FLAGS else None
+
+
+def library_file() -> Path | None:
+    """The library, whether this processor can run it or not."""
     candidates = (Path(__file__).with_name(LIBRARY_NAME + suffix) for suffix in EXTENSION_SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 

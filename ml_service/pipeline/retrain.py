@@ -159,11 +159,16 @@ class Retrainer:
         return self._experiments.bundle_of(active.experiment_id).experiment
 
     def _check_room(self, data_bytes: int) -> None:
-        free, wanted = shutil.disk_usage(self._store).free, 2 * data_bytes + _SPARE_BYTES
+        free, wanted = shutil.disk_usage(self._store).free, room_for_training(data_bytes)
         if free < wanted:
             raise InsufficientStorage(
                 f"a training run takes about {wanted / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free"
             )
+
+
+def room_for_training(data_bytes: int) -> int:
+    """How much of the disk a training with so much data takes."""
+    return 2 * data_bytes + _SPARE_BYTES
 
 
 def _check_plan(recipe: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
