@@ -14,6 +14,7 @@ from lib.processes import end_at_once_when_asked
 from ml_service.cli_bench import bench
 from ml_service.cli_data import data_app
 from ml_service.cli_deploy import deploy, deployments, rollback
+from ml_service.cli_doctor import doctor
 from ml_service.cli_evaluate import evaluate
 from ml_service.cli_experiments import experiments_app, retrain, worker
 from ml_service.cli_keys import keys_app
@@ -43,7 +44,7 @@ app.add_typer(experiments_app, name="experiments")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
-for verb in (bench, stage, evaluate, deploy, rollback, deployments, retrain, worker, page, retention, migrate):
+for verb in (doctor, bench, stage, evaluate, deploy, rollback, deployments, retrain, worker, page, retention, migrate):
     app.command()(verb)
 
 Stored = Annotated[Precision, typer.Option(help="How the weights are stored.")]
