@@ -9,7 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all test-page chromium prometheus check fix demo repro bench lock
+.PHONY: help setup serve test test-all test-page test-docker chromium prometheus check fix demo repro bench lock
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,10 @@ test-all: $(STAMP) build/deepspeed chromium prometheus ## every test, the slow o
 
 test-page: $(STAMP) chromium ## the stories of the web page, in a real browser; screenshots in build/screenshots
 	$(BIN)/python -m pytest -m browser tests/page
+
+test-docker: $(STAMP) ## the stack of containers, built, used and broken with a real engine (brings one up where it can)
+	tests/docker/engine.sh
+	$(BIN)/python -m pytest -m docker tests/docker
 
 chromium: # Debian's; the tests name no other browser
 	@command -v chromium >/dev/null || (apt-get -qq update && apt-get -qq install --no-install-recommends chromium fonts-dejavu-core)

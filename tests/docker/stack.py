@@ -29,15 +29,18 @@ class Stack:
         self.project = project
         self._files = ["docker-compose.yml", *files, "tests/docker/stack.yml"]
         self._ports = {"PORT": str(_free_port()), "PROMETHEUS_PORT": str(_free_port())}
-        self._environment = os.environ | self._ports | _sources() | {"TAG": "tests"} | variables
+        self.environment = os.environ | self._ports | _sources() | {"TAG": "tests"} | variables
         self.url = f"http://127.0.0.1:{self._ports['PORT']}"
         self.prometheus_url = f"http://127.0.0.1:{self._ports['PROMETHEUS_PORT']}"
 
     def compose(self, *words: str, timeout_s: float = 300.0, check: bool = True) -> str:
         """What `docker compose WORDS` prints."""
+        return _run(self.command(*words), self.environment, timeout_s, check)
+
+    def command(self, *words: str) -> list[str]:
+        """`docker compose WORDS` for this stack; run it in `environment`."""
         files = [word for file in self._files for word in ("--file", str(PROJECT / file))]
-        command = ["docker", "compose", "--project-name", self.project, *files, *words]
-        return _run(command, self._environment, timeout_s, check)
+        return ["docker", "compose", "--project-name", self.project, *files, *words]
 
     def build(self) -> float:
         """Build what is built; the seconds that it took, which a cache makes few."""
