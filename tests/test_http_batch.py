@@ -66,6 +66,13 @@ def test_what_is_no_batch_is_refused_as_a_whole(client: TestClient, body: dict[s
     assert client.post("/forward_batch", json=body).status_code == 400
 
 
+def test_rows_whose_time_is_up_before_they_begin_end_with_that(client: TestClient) -> None:
+    headers = {"X-Request-Timeout": "5e-324"}
+    answer = client.post("/forward_batch", json={"texts": ["a", "b"], "max_new_tokens": 4}, headers=headers)
+    assert answer.status_code == 200
+    assert {row["error"] for row in answer.json()["predictions"]} == {"the time was up before a slot was free"}
+
+
 def test_a_window_bounds_what_runs_and_closing_cancels_it() -> None:
     running, most, taken = 0, 0, []
 

@@ -42,11 +42,11 @@ async def _continued(engine: Engine, wish: Wish, timeout_s: float | None) -> Bat
     assert wish.parameters is not None, "only a wish with an error has none"
     parameters, text, read = wish.parameters, wish.text, None
     if wish.look is not None:
-        text = (await when_there_is_room(wish.look)).text
+        text = (await when_there_is_room(wish.look, timeout_s)).text
         read = TextRead(text=text)
     prompt = await engine.encode(text)
     name = f"{current_id()}/{wish.id}"
-    completion = await when_there_is_room(lambda: engine.complete(prompt, parameters, name, timeout_s))
+    completion = await when_there_is_room(lambda: engine.complete(prompt, parameters, name, timeout_s), timeout_s)
     return BatchAnswer(id=wish.id, prediction=completion.text, finish_reason=completion.end.reason, read=read)
 
 
