@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 
 _LEAST = 19
+_BORN_FIELD = 19
+"""In what follows the name in /proc/PID/stat: field 22 of proc(5)."""
 
 
 def run_when_idle() -> None:
@@ -33,22 +35,32 @@ def training_processes() -> int:
 
 
 def own_name() -> str:
-    """By what other processes know this one: `HOST:PID`."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """By what other processes know this one: `HOST:PID:BORN`, for a PID comes again, in a container nearly always."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_born(os.getpid()) or 0}"
 
 
 def is_gone(name: str) -> bool:
     """Whether that process was of this machine and lives no more. Of another machine's nothing is known."""
-    host, _, pid = name.rpartition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
+    host, *numbers = name.rsplit(":", 2)
+    if host != socket.gethostname() or len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
         return False
+    pid, born = map(int, numbers)
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return False
+    return born != 0 and _born(pid) not in (None, born)
+
+
+def _born(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did; None where the system does not tell."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return None
+    return int(after_name.split()[_BORN_FIELD])
 
 
 def end_with_parent() -> None:

@@ -58,6 +58,15 @@ def test_a_changed_tree_is_recorded_as_such(tmp_path: Path) -> None:
     assert str(current_commit(tmp_path)).endswith("-dirty")
 
 
+@pytest.mark.parametrize("told", ["0123abc", "0123abc-dirty"])
+def test_code_that_left_its_repository_says_where_it_comes_from(tmp_path: Path, told: str) -> None:
+    (tmp_path / "COMMIT").write_text(f"{told}\n")
+    assert str(current_commit(tmp_path)) == told
+    assert current_commit(tmp_path).is_dirty == told.endswith("-dirty")
+    (tmp_path / "COMMIT").write_text("\n")  # it was built from neither a repository nor a word
+    assert str(current_commit(tmp_path)) == "unknown"
+
+
 def test_the_allocator_is_asked_and_nothing_breaks() -> None:
     assert isinstance(keep_freed_pages(), bool)
     assert isinstance(give_back_freed_pages(), bool)

@@ -150,11 +150,13 @@ def test_a_job_whose_worker_is_known_to_be_dead_need_not_wait_for_its_lease(data
 def test_a_process_is_gone_when_it_has_ended_and_nothing_is_known_of_other_machines() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    host = own_name().rpartition(":")[0]
-    assert is_gone(f"{host}:{ended.pid}")
+    host, pid, born = own_name().rsplit(":", 2)
+    assert is_gone(f"{host}:{ended.pid}:1")
     assert not is_gone(own_name())
-    assert not is_gone(f"elsewhere:{ended.pid}")
+    assert not is_gone(f"elsewhere:{ended.pid}:1")
+    assert not is_gone(f"{host}:{pid}")
     assert not is_gone("worker")
+    assert is_gone(f"{host}:{pid}:{int(born) - 1}"), "in a container that was started again all have the same numbers"
 
 
 def test_a_heartbeat_keeps_the_lease(database: Database, jobs: Jobs, clock: Clock) -> None:
