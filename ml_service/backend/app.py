@@ -21,7 +21,7 @@ from ml_service.backend.intakes import Intakes
 from ml_service.backend.judgements import Judgements
 from ml_service.backend.keyring import Keyring
 from ml_service.backend.middleware import AnswerBugs, BodyLimit, CancelOnDisconnect, GiveBack, RequestId
-from ml_service.backend.observed import RequestLines, Traced, access_log_share
+from ml_service.backend.observed import RequestLines, access_log_share, server_spans
 from ml_service.backend.page_process import PageProcess
 from ml_service.backend.page_proxy import PATH as PAGE_PATH
 from ml_service.backend.page_proxy import PageProxy
@@ -51,7 +51,6 @@ from ml_service.pipeline.store_watch import StoreWatch
 from ml_service.pipeline.supervisor import Supervisor
 from ml_service.utils.recent import Recent
 from ml_service.utils.telemetry import Telemetry
-from ml_service.utils.tracing import tracer
 
 DESCRIPTION = """The language model that a team owns.
 
@@ -74,7 +73,8 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     judgements = Judgements(database, settings, live, supervisor)
     image_reader = ImageReader(settings, telemetry)
     recent, store_watch = Recent(telemetry.registry), StoreWatch(database, settings.store, telemetry)
-    keyring = Keyring(settings, ApiKeys(database)) if settings.keys_are_on else None
+    given = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    keyring = Keyring(given, ApiKeys(database)) if settings.keys_are_on else None
     page = PageProcess(settings)
     page_proxy = PageProxy(page)
 
@@ -106,6 +106,7 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
         openapi_tags=[{"name": name} for name in ("inference", "openai", "learning", "operations")],
         redoc_url=None,
         static_url="/docs/static",
+        telemetry=server_spans(),
     )
     app.state.keys_are_on = settings.keys_are_on
     app.state.settings, app.state.live, app.state.telemetry = settings, live, telemetry
@@ -140,8 +141,6 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     app.add_middleware(AnswerBugs)
     if (share := access_log_share(settings)) > 0:
         app.add_middleware(RequestLines, share=share)
-    if tracer() is not None:
-        app.add_middleware(Traced)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
     return app
 

@@ -16,6 +16,7 @@ from ml_service.common.errors import TooLarge
 from ml_service.inference.handles import Live
 from ml_service.inference.live import LiveModel
 from ml_service.utils.logs import request_id, request_path
+from ml_service.utils.tracing import tracer
 
 HEADER = "X-Request-ID"
 CLIENT_LEFT = 499
@@ -44,6 +45,8 @@ class RequestId:
             await send(message)
 
         token = request_id.set(current)
+        if (making := tracer()) is not None:
+            making.note("ml_service.request_id", current)
         request_path.set(scope["path"])  # the context is this request's own
         try:
             await self.app(scope, receive, send_with_id)

@@ -6,7 +6,7 @@ import fcntl
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from ml_service.common.errors import InsufficientStorage, ServiceError, Unavailable
+from ml_service.utils.tracing import detail
 
 if TYPE_CHECKING:
     from ml_service.data.hanging import Patience
@@ -66,7 +67,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that sees one state. Raises Unavailable where the database is away."""
-        with self._asking(), Session(self._engine, expire_on_commit=False) as session:
+        with self._traced("read"), self._asking(), Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -75,8 +76,9 @@ class Database:
 
         On SQLite it is alone from its beginning; on PostgreSQL it locks the rows that it names.
         """
-        with self._asking(), Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        with self._traced("write"), self._asking():
+            with Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+                yield session
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -122,6 +124,11 @@ class Database:
     def close(self) -> None:
         """Let all connections go."""
         self._engine.dispose()
+
+    def _traced(self, what: str) -> AbstractContextManager[None]:
+        """A span for each session, where it belongs to one: what the service asks by itself makes none."""
+        name = self._engine.dialect.name
+        return detail(f"{what} {name}", "client", db__system__name=name)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_SPANS = 16
 """Answers of a request that get spans of their own."""
+_LEFT = (GeneratorExit, asyncio.CancelledError)
+"""Nobody waits for the answer any more."""
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -77,7 +80,9 @@ class Generation:
     def close(self, failure: BaseException | None) -> None:
         """End it with all that is known."""
         span, making = self._span, self._making
-        if failure is not None:
+        if isinstance(failure, _LEFT):
+            span.set_attribute("gen_ai.response.finish_reasons", ["cancelled"])
+        elif failure is not None:
             span.set_attribute("error.type", type(failure).__name__)
         for index, (answer, _) in enumerate(self.ended[:_MOST_SPANS]):
             self._add_phases(index, answer)

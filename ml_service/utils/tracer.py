@@ -26,7 +26,7 @@ log = EventLogger("tracing")
 _PATH = "/v1/traces"
 _AT_THE_END_S = 2.0
 _KINDS = {
-    "internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "producer": SpanKind.PRODUCER,
+    "internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": SpanKind.CLIENT, "producer": SpanKind.PRODUCER,
     "consumer": SpanKind.CONSUMER,
 }  # fmt: skip
 _SILENT = ("opentelemetry.exporter", "opentelemetry.sdk")
@@ -43,9 +43,9 @@ class Tracer:
         self.with_texts, self.endpoint = with_texts, endpoint
         self._processor = processor
         # The provider stays ours: what else in the process uses OpenTelemetry is not our business.
-        self._provider = TracerProvider(resource=_resource(role), shutdown_on_exit=False)
-        self._provider.add_span_processor(processor)
-        self._tracer = self._provider.get_tracer(SERVICE, version(SERVICE))
+        self.provider = TracerProvider(resource=_resource(role), shutdown_on_exit=False)
+        self.provider.add_span_processor(processor)
+        self._tracer = self.provider.get_tracer(SERVICE, version(SERVICE))
 
     @contextmanager
     def span(
@@ -80,6 +80,10 @@ class Tracer:
         """Whether there is a span in this context, and somebody wants to know of it."""
         return trace.get_current_span().is_recording()
 
+    def note(self, name: str, value: str) -> None:
+        """An attribute of the current span."""
+        trace.get_current_span().set_attribute(name, value)
+
     def carried(self) -> dict[str, str]:
         """The current span as W3C headers; empty where there is none."""
         headers: dict[str, str] = {}
@@ -95,7 +99,7 @@ class Tracer:
 
     def stop(self) -> None:
         """Send what is left. A collector that does not answer costs two seconds and then what it would have got."""
-        ending = threading.Thread(target=self._provider.shutdown, name="tracing-ends", daemon=True)
+        ending = threading.Thread(target=self.provider.shutdown, name="tracing-ends", daemon=True)
         ending.start()
         ending.join(_AT_THE_END_S)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ml_service.utils.tracer import Tracer
 
-Kind = Literal["internal", "server", "producer", "consumer"]
+Kind = Literal["internal", "server", "client", "producer", "consumer"]
 PARENT = "traceparent"
 """The W3C header, and the key under which a wish carries its trace."""
 STATE = "tracestate"
@@ -84,12 +84,12 @@ def span(
 
 
 @contextmanager
-def detail(name: str, **attributes: Any) -> Iterator[None]:
+def detail(name: str, kind: Kind = "internal", **attributes: Any) -> Iterator[None]:
     """The same where there is a span around it already: what would make no trace of its own."""
     if _process.tracer is None or not _process.tracer.is_recording():
         yield
         return
-    with _process.tracer.span(name, "internal", None, _named(attributes)):
+    with _process.tracer.span(name, kind, None, _named(attributes)):
         yield
 
 

@@ -81,8 +81,15 @@ def _traces(settings: Settings) -> Iterator[Finding]:
                 f"set ML_SERVICE_OTLP_ENDPOINT={os.environ[named]} to have them",
             )  # fmt: skip
         return
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
+    if any(map(_is_missing, ("opentelemetry.sdk", "opentelemetry.exporter"))):
         yield fail("traces", "asked for and not installed", "pip install 'ml-service[tracing]'")
+
+
+def _is_missing(module: str) -> bool:
+    try:
+        return find_spec(module) is None
+    except ModuleNotFoundError:
+        return True
 
 
 def _wrong_variables(error: Exception) -> list[str]:
