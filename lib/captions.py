@@ -11,7 +11,7 @@ from lib.files import staged
 
 SUFFIXES = (".py", ".h", ".cpp")
 _COMMENT = "// "
-BEGIN, END = "<!-- tree: begin -->", "<!-- tree: end -->"
+MARK = "tree"
 
 
 def caption_of(file: Path) -> str:
@@ -43,18 +43,24 @@ def tree(root: Path, folders: Iterable[str]) -> str:
 
 def with_tree(text: str, printed: str) -> str:
     """The text with the printed tree between its marks. Raises ValueError where it has no marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    return with_printed(text, MARK, f"```text\n{printed}\n```")
+
+
+def with_printed(text: str, mark: str, printed: str) -> str:
+    """A Markdown text with what was printed between its two marks. Raises ValueError where it has none."""
+    begins, ends = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, begin, rest = text.partition(begins)
+    _, end, after = rest.partition(ends)
     if not begin or not end:
-        raise ValueError(f"the text has no place for the tree: put {BEGIN} and {END} into it")
-    return f"{before}{BEGIN}\n```\n{printed}\n```\n{END}{after}"
+        raise ValueError(f"the text has no place for the {mark}: put {begins} and {ends} into it")
+    return f"{before}{begins}\n{printed}\n{ends}{after}"
 
 
 def main() -> None:
-    """`python -m lib.captions README.md FOLDER ...`: write the tree into the file."""
-    readme, *folders = sys.argv[1:]
-    path = Path(readme)
-    text = with_tree(path.read_text(encoding="utf-8"), tree(path.resolve().parent, folders))
+    """`python -m lib.captions PAGE FOLDER ...`: write the tree of the folders here into a Markdown page."""
+    page, *folders = sys.argv[1:]
+    path = Path(page)
+    text = with_tree(path.read_text(encoding="utf-8"), tree(Path.cwd(), folders))
     with staged(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

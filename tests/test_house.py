@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic_settings import BaseSettings
 
-from lib.captions import caption_of, tree, with_tree
+from lib.captions import caption_of, tree, with_printed, with_tree
+from lib.settings_table import MARK, sentences, settings_table
 from ml_service.common.settings import PROJECT, Settings
 
 TREE = ("lib", "ml_service", "benchmarks", "tests")
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 SOURCES = sorted(path for folder in TREE for path in (PROJECT / folder).rglob("*.py"))
 WRITTEN = [path for path in SOURCES if "versions" not in path.parts]  # migrations are generated
 
@@ -34,24 +34,26 @@ def test_nothing_happens_on_import() -> None:
     assert done.stdout.strip() == "1"
 
 
-def test_the_readmes_tree_is_the_files_captions() -> None:
-    assert with_tree(README, tree(PROJECT, TREE)) == README, "run `make fix`: it prints the tree anew"
+def test_the_tree_on_the_page_of_the_architecture_is_the_files_captions() -> None:
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert with_tree(page, tree(PROJECT, TREE)) == page, "run `make fix`: it prints the tree anew"
 
 
-def test_every_setting_is_documented_where_it_is_defined_and_in_the_readme() -> None:
-    source = ast.parse((PROJECT / "ml_service/common/settings.py").read_text())
-    (body,) = [node.body for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
-    documented = {
-        first.target.id
-        for first, second in itertools.pairwise(body)
-        if isinstance(first, ast.AnnAssign)
-        and isinstance(first.target, ast.Name)
-        and isinstance(second, ast.Expr)
-        and isinstance(second.value, ast.Constant)
-    }
-    assert documented == set(Settings.model_fields)
-    for name in Settings.model_fields:
-        assert f"`ML_SERVICE_{name.upper()}`" in README
+def test_the_page_of_the_settings_is_what_their_definitions_say() -> None:
+    page = (PROJECT / "docs" / "settings.md").read_text(encoding="utf-8")
+    printed = with_printed(page, MARK, settings_table(Settings, PROJECT))
+    assert printed == page, "run `make fix`: it prints the settings anew"
+
+
+class Silent(BaseSettings):
+    """Settings of which nothing is said."""
+
+    slots: int = 3
+
+
+def test_a_setting_without_a_sentence_is_told() -> None:
+    with pytest.raises(ValueError, match="nothing is said of slots"):
+        sentences(Silent)
 
 
 def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +72,24 @@ def test_a_file_has_a_caption_and_is_not_two_files(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
 
 
-def test_every_relative_link_of_the_readme_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (PROJECT / target).exists(), target
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8")):
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), target
+        if anchor:
+            assert anchor in _anchors(file), f"{target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Headings as GitHub names them: in lower case, spaces as hyphens, without punctuation."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_readme_leads_to_every_page() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    assert not [path.name for path in PAGES if path.parent.name == "docs" and f"(docs/{path.name})" not in readme]
 
 
 def test_a_tree_without_a_place_is_told() -> None:

@@ -1,72 +1,25 @@
-"""The samples: written as they are in the tree, and good for the routes that README shows them with."""
+"""The samples: written as they are in the tree, shown by the pages (tests/docs tries that), read as they were made."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import io
-import itertools
-import re
-import shlex
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from ml_service.backend.app import create_app
-from ml_service.common.settings import PROJECT, Settings
+from tests.docs.blocks import blocks_of, pages
 from tests.samples import CODE, FOLDER, IMAGES, write_samples
 
 TEXTS = ("prompts.csv", "pairs.csv", "prompts.jsonl")
 
 
-def commands() -> list[list[str]]:
-    """README's requests with a sample, up to the first pipe."""
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
-    found = re.findall(r"^curl .*(?:/forward|/forward_batch|/evaluate) .*data/samples.*$", readme, re.MULTILINE)
-    return [shlex.split(command.split("|")[0]) for command in found]
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The app as it ships."""
-    settings = Settings(store=tmp_path_factory.mktemp("shipped") / "store", slots=4, threads=1)
-    with TestClient(create_app(settings)) as client:
-        yield client
-
-
-@pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command)[:100])
-def test_the_requests_of_the_readme_work(shipped: TestClient, command: list[str]) -> None:
-    files: dict[str, Any] = {}
-    form: dict[str, str] = {}
-    headers: dict[str, str] = {}
-    for option, value in itertools.pairwise(command):
-        name, _, content = value.partition("=")
-        if option == "-F" and content.startswith("@"):
-            path = PROJECT / content[1:]
-            files[name] = (path.name, path.read_bytes())
-        elif option == "-F":
-            form[name] = content
-        elif option == "-H":
-            header, _, content = value.partition(": ")
-            headers[header] = content
-    (url,) = [word for word in command if word.startswith("localhost:8000/")]
-    answer = shipped.post(url.removeprefix("localhost:8000"), files=files, data=form, headers=headers)
-    assert answer.status_code == 200, answer.text
-    if url.endswith("/evaluate"):
-        report = answer.json()["report"]
-        assert (report["failed"], report["count"] > 0) == (0, True)
-        return
-    assert '"prediction"' in answer.text
-    assert '"error"' not in answer.text
-
-
-def test_the_readme_shows_what_every_kind_of_sample_is_for() -> None:
-    shown = " ".join(word for command in commands() for word in command)
-    assert all(name in shown for name in ("code.png", "images.zip", *TEXTS))
+def test_the_pages_show_what_every_kind_of_sample_is_for() -> None:
+    shown = " ".join(block.text for page in pages() for block in blocks_of(page) if block.is_run)
+    assert all(f"data/samples/{path.name}" in shown for path in FOLDER.iterdir())
 
 
 def test_the_samples_are_what_the_script_writes(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Every command block of the README and docs/, run; what is not run says why."""
