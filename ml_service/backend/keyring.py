@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 from ml_service.common.errors import ServiceError, Unauthenticated, Unavailable
-from ml_service.common.settings import Settings
-from ml_service.data.api_keys import ENVIRONMENT, ApiKeys, Holder, digest_of
+from ml_service.data.api_keys import ENVIRONMENT, Holder, digest_of
 from ml_service.data.database import now
 from ml_service.utils.logs import EventLogger
 
@@ -24,14 +25,21 @@ _KEPT_S = 24 * 3600.0
 """Keys that were known are good for so long while the database is away."""
 
 
+class Keys(Protocol):
+    """What remembers keys."""
+
+    def holders(self) -> dict[bytes, Holder]:
+        """SHA-256 of a key → whose it is."""
+
+
 class Keyring:
     """Says whose key it is. All keys are read at once: neither guessing nor many clients cost a query each."""
 
-    def __init__(self, settings: Settings, keys: ApiKeys) -> None:
-        """Nothing is read before it is needed."""
+    def __init__(self, given: str | None, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
+        """`given` is the environment's key. Nothing is read before it is needed."""
         self._keys = keys
-        given = settings.api_key
-        self._given = digest_of(given.get_secret_value()) if given is not None else None
+        self._clock = clock
+        self._given = digest_of(given) if given is not None else None
         self._known: dict[bytes, Holder] = {}
         self._read_at = self._tried_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
@@ -45,7 +53,7 @@ class Keyring:
         if self._given is not None and hmac.compare_digest(digest, self._given):
             return _GIVEN
         holder = self._known.get(digest)
-        age_s = time.monotonic() - self._read_at
+        age_s = self._clock() - self._read_at
         if age_s > (_OLD_S if holder is not None else _AGAIN_S):
             await self._look()
             holder = self._known.get(digest)
@@ -56,7 +64,7 @@ class Keyring:
         return holder
 
     def _check(self, holder: Holder | None) -> None:
-        age_s = time.monotonic() - self._read_at
+        age_s = self._clock() - self._read_at
         if age_s > (_KEPT_S if holder is not None else _OLD_S):
             raise Unavailable("keys cannot be looked up now: the database does not answer", retry_after_s=2)
         if holder is None:
@@ -74,15 +82,15 @@ class Keyring:
     def _begin_to_look(self) -> asyncio.Task[None] | None:
         """What reads; None where it was tried a moment ago."""
         if self._reading is not None and not self._reading.done():
-            return self._reading if time.monotonic() - self._tried_at < _PATIENCE_S else None
-        if time.monotonic() - self._tried_at < _AGAIN_S:
+            return self._reading if self._clock() - self._tried_at < _PATIENCE_S else None
+        if self._clock() - self._tried_at < _AGAIN_S:
             return None
-        self._tried_at = time.monotonic()
+        self._tried_at = self._clock()
         self._reading = asyncio.create_task(self._read())
         return self._reading
 
     async def _read(self) -> None:
-        began = time.monotonic()
+        began = self._clock()
         try:
             self._known = await asyncio.to_thread(self._keys.holders)
         except ServiceError as error:

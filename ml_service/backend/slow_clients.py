@@ -11,10 +11,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ml_service.utils.logs import EventLogger
 
 log = EventLogger("server")
-_TOO_SLOW = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
-    b"connection: close\r\n\r\n%s"
+_REFUSAL = (
+    b"HTTP/1.1 %d %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
 )
+_MAX_HEAD_BYTES = 64 << 10
+"""Of address and headers, and of what else is no body: the parser itself keeps all that comes."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,19 @@ class WatchedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._waits_for: tuple[str, object] | None = None
         self._waited_s = 0.0
-        self._body_bytes = 0
+        self._body_bytes = self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Whatever comes."""
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, b"Request Header Fields Too Large", "address and headers are longer than 64 KiB")
+
+    def on_headers_complete(self) -> None:
+        """A request's head is there."""
+        self._head_bytes = 0
+        super().on_headers_complete()
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
@@ -50,6 +63,7 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Some of its body."""
+        self._head_bytes = 0
         self._body_bytes += len(body)
         super().on_body(body)
 
@@ -83,14 +97,16 @@ class WatchedProtocol(HttpToolsProtocol):
         return ("body", self.cycle) if self.cycle.more_body else None
 
     def _cut_off(self, what: str) -> None:
-        client = self.client[0] if self.client is not None else "unknown"
-        log.info("client.cut_off", waited_for=what, seconds=round(self._waited_s), client=client)
+        self._refuse(408, b"Request Timeout", f"the service waited {self._waited_s:.0f} s for {what}")
+
+    def _refuse(self, status: int, phrase: bytes, reason: str) -> None:
+        log.info("client.cut_off", reason=reason, client=self.client[0] if self.client is not None else "unknown")
         cycle = self.cycle
         if self.flow.write_paused or (cycle is not None and cycle.response_started and not cycle.response_complete):
             self.transport.abort()  # in the middle of an answer there is nothing to say
             return
-        reason = f"the service waited {self._waited_s:.0f} s for {what}\n".encode()
-        self.transport.write(_TOO_SLOW % (len(reason), reason))
+        body = f"{reason}\n".encode()
+        self.transport.write(_REFUSAL % (status, phrase, len(body), body))
         self.transport.close()
 
 

@@ -1,0 +1,306 @@
+"""Keys over HTTP: which scope each route takes, who is let in, under which name, how often, and from which site."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from starlette.types import Message
+
+from ml_service.backend.app import create_app
+from ml_service.backend.dependencies import _bucket
+from ml_service.backend.door import HOLDER, Door
+from ml_service.backend.errors import PROBLEM
+from ml_service.backend.exposure import check_exposure
+from ml_service.backend.keyring import Keyring
+from ml_service.common.errors import BadRequest
+from ml_service.common.rates import Rate
+from ml_service.common.scopes import SCOPES
+from ml_service.common.settings import Settings
+from ml_service.data import audit
+from ml_service.data.api_keys import ApiKeys, Holder
+from ml_service.data.database import Database, now
+from ml_service.data.schema import migrate
+from ml_service.utils.telemetry import Telemetry
+from tests.test_http import PROMPT
+
+NEEDS = {
+    "infer": {
+        "POST /forward", "POST /forward_batch", "POST /v1/completions", "POST /v1/chat/completions", "POST /feedback",
+        "POST /evaluate", "GET /evaluations", "GET /evaluations/{evaluation_id}",
+        "GET /evaluations/{evaluation_id}/rows.csv", "POST /evaluations/{evaluation_id}/cancel",
+    },
+    "data": {
+        "POST /add_data", "PUT /add_data", "GET /datasets", "GET /datasets/{version}", "POST /feedback/export",
+    },
+    "train": {
+        "POST /retrain", "PUT /retrain", "POST /experiments/{experiment_id}/cancel",
+        "POST /experiments/{experiment_id}/pin",
+    },
+    "deploy": {"POST /deploy/{experiment_id}", "DELETE /deploy/shadow", "DELETE /deploy/canary", "POST /rollback"},
+    "any": {
+        "GET /v1/models", "GET /v1/models/{name}", "GET /metadata", "GET /metadata/{experiment_id}", "GET /experiments",
+        "GET /experiments/compare", "GET /metrics/{experiment_id}", "GET /feedback", "GET /deployments",
+        "GET /health/recent", "GET /metrics",
+    },
+    "none": {"GET /health", "GET /health/live", "GET /health/ready"},
+}  # fmt: skip
+
+
+class Guarded:
+    """The app with keys on, and a key of each scope by its name."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client, self.app = client, client.app
+        self.keys = ApiKeys(client.app.state.database)  # type: ignore[attr-defined]
+        self.secrets = {scope: self.make(f"only-{scope}", scope) for scope in SCOPES}
+
+    def make(self, name: str, *scopes: str, **more: Any) -> str:
+        return self.keys.create(name, scopes, "tests", **more).secret
+
+    def ask(self, route: str, key: str | None = None, **more: Any) -> httpx.Response:
+        method, path = route.split()
+        path = re.sub(r"\{\w+\}", "1", path).replace(
+            "/deploy/1", "/deploy/999" if method == "POST" else "/deploy/canary"
+        )
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        body = {} if method == "GET" or method == "DELETE" else {"json": {}}
+        return self.client.request(method, path, headers=headers, **(body | more))
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    settings = Settings(
+        bundle=bundle, store=tmp_path_factory.mktemp("guarded"), slots=2, threads=1, keys="required",
+        worker="separate",
+    )  # fmt: skip
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield Guarded(client)
+
+
+def test_the_document_says_which_scope_each_route_takes(guarded: Guarded) -> None:
+    document = guarded.client.get("/openapi.json").json()
+    told: dict[str, set[str]] = {name: set() for name in NEEDS}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            security = operation.get("security", [{"HTTPBearer": ["none"]}])
+            assert len(security) == 1, f"{method} {path}: each is one of several ways in"
+            told[(security[0]["HTTPBearer"] or ["any"])[0]].add(f"{method.upper()} {path}")
+            if "security" in operation:
+                assert {"401", "403", "429"} <= set(operation["responses"])
+    assert told == NEEDS
+
+
+@pytest.mark.parametrize("needed", [*SCOPES[:-1], "any"])
+def test_each_route_takes_its_scope_and_no_other(guarded: Guarded, needed: str) -> None:
+    for route in NEEDS[needed]:
+        assert guarded.ask(route).status_code == 401
+        for scope in SCOPES:
+            answer = guarded.ask(route, guarded.secrets[scope])
+            if needed in ("any", scope) or scope == "admin":
+                assert answer.status_code not in (401, 403), f"{route} with {scope}: {answer.text}"
+            else:
+                assert answer.status_code == 403, f"{route} with {scope}: {answer.text}"
+                told = answer.json().get("detail") or answer.json()["error"]["message"]
+                assert told == f"the key only-{scope} lacks the scope `{needed}`, which this takes; it has {scope}"
+
+
+def test_forms_take_the_same_scope_as_json(guarded: Guarded) -> None:
+    for path in ("/forward", "/forward_batch", "/evaluate"):
+        files = {"image" if path == "/forward" else "file": ("a.txt", b"def")}
+        for secret in (None, guarded.secrets["data"]):
+            answer = guarded.ask(f"POST {path}", secret, json=None, files=files)
+            assert answer.status_code == (401 if secret is None else 403)
+
+
+def test_health_docs_and_the_page_want_no_key(guarded: Guarded) -> None:
+    for path in ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json", "/ui"):
+        assert guarded.client.get(path).status_code == 200, path
+    for path in ("/nothing", "/healthy", "/docs2", "/openapi.json/", "/uix", "/docsx/static"):
+        assert guarded.client.get(path).status_code == 401, path
+
+
+def test_who_is_not_let_in_is_told_why(guarded: Guarded) -> None:
+    old = guarded.make("old", "infer", expires=now() - timedelta(minutes=1))
+    lost = guarded.make("lost", "infer")
+    guarded.keys.revoke("lost", "tests")
+    known = guarded.secrets["infer"]
+    for header, words in {
+        None: "wants a key",
+        "Bearer": "the key is not known",
+        f"Basic {known}": "has to be `Bearer KEY`",
+        f"Bearer {known}x": "the key is not known",
+        f"Bearer {known[:-1]}": "the key is not known",
+        "Bearer mls_ÿ": "the key is not known",
+        f"Bearer {old}": "the key old has expired at",
+        f"Bearer {lost}": "the key lost was revoked at",
+    }.items():
+        headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
+        answer = guarded.client.post("/forward", json=PROMPT, headers=headers)
+        assert answer.status_code == 401, header
+        assert words in answer.json()["detail"]
+        assert answer.headers["content-type"] == PROBLEM
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    answer = guarded.client.post("/forward", json=PROMPT, headers={"Authorization": f"bearer   {known} "})
+    assert answer.status_code == 200
+    answer = guarded.client.post("/v1/completions", json={"model": "active", "prompt": "a"})
+    assert answer.json()["error"]["type"] == "authentication_error"
+
+
+def test_nobody_without_a_key_has_a_body_read(guarded: Guarded) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    head = {"type": "http", "method": "POST", "path": "/add_data", "headers": [(b"content-length", b"1000")]}
+    asyncio.run(Door(guarded.app, Keyring(None, guarded.keys), None, Telemetry())(head, receive, send))
+    assert sent[0]["status"] == 401
+
+
+def test_who_did_it_is_the_name_of_the_key(guarded: Guarded) -> None:
+    texts = {"texts": ["a text of some length that nobody has sent before " * 3]}
+    added = guarded.ask("POST /add_data", guarded.secrets["data"], json=texts)
+    assert added.status_code == 200, added.text
+    versions = guarded.ask("GET /datasets", guarded.secrets["data"]).json()["datasets"]
+    assert "only-data" in str(versions[0])
+    assert (
+        guarded.ask("POST /experiments/{id}/pin", guarded.secrets["train"], json={"pinned": False}).status_code == 204
+    )
+    events = audit.latest(guarded.client.app.state.database, 10)  # type: ignore[attr-defined]
+    assert ("only-train", "pin") in [(event.actor, event.action) for event in events]
+    assert ("only-data", "data.add") in [(event.actor, event.action) for event in events]
+
+
+def test_a_key_always_meets_the_same_model_and_the_environments_is_shared() -> None:
+    def bucket(name: str | None) -> int:
+        scope = {} if name is None else {HOLDER: Holder(name, frozenset())}
+        return _bucket(type("Asked", (), {"scope": scope})())  # type: ignore[arg-type]
+
+    assert len({bucket("a") for _ in range(5)}) == 1
+    assert len({bucket(f"key-{number}") for number in range(50)}) > 10
+    assert bucket("environment") == bucket(None)
+
+
+def test_a_key_of_the_environment_may_do_everything_and_turns_keys_on(settings: Settings) -> None:
+    settings = Settings(**settings.model_dump(exclude={"api_key"}), api_key="secret")
+    assert settings.keys_are_on
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/experiments").status_code == 401
+        assert client.get("/experiments", headers={"Authorization": "Bearer secret"}).status_code == 200
+        answer = client.post("/rollback", headers={"Authorization": "Bearer secret"})
+        assert answer.status_code == 409
+        made = ApiKeys(client.app.state.database).create("reader", ["infer"], "tests")  # type: ignore[attr-defined]
+        answer = client.post("/rollback", headers={"Authorization": f"Bearer {made.secret}"})
+        assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("given", "are_on"),
+    [
+        ({}, False), ({"host": "::1"}, False), ({"host": "127.0.0.5"}, False), ({"host": "localhost"}, False),
+        ({"host": "0.0.0.0"}, True), ({"host": "::"}, True), ({"host": "192.0.2.1"}, True), ({"host": "box"}, True),
+        ({"host": "0.0.0.0", "allow_open_network": True}, False), ({"keys": "required"}, True),
+        ({"api_key": "x"}, True), ({"host": "0.0.0.0", "allow_open_network": True, "api_key": "x"}, True),
+        ({"host": "0.0.0.0", "allow_open_network": True, "keys": "required"}, True),
+    ],
+)  # fmt: skip
+def test_keys_are_on_beyond_loopback_or_where_that_is_said(given: dict[str, Any], are_on: bool) -> None:
+    assert Settings(**given).keys_are_on is are_on
+
+
+def test_where_keys_are_on_there_has_to_be_one(database_url: str | None, tmp_path: Path) -> None:
+    def settings(**given: Any) -> Settings:
+        return Settings(store=tmp_path, database_url=database_url, **given)
+
+    check_exposure(settings())
+    check_exposure(settings(host="0.0.0.0", allow_open_network=True))
+    check_exposure(settings(host="0.0.0.0", api_key="x"))
+    for open_to_all in (settings(host="0.0.0.0"), settings(keys="required")):
+        with pytest.raises(BadRequest, match="ml-service keys create"):
+            check_exposure(open_to_all)
+    database = Database(database_url, tmp_path)
+    migrate(database)
+    ApiKeys(database).create("old", ["infer"], "tests", now() - timedelta(days=1))
+    with pytest.raises(BadRequest, match="ALLOW_OPEN_NETWORK"):
+        check_exposure(settings(host="0.0.0.0"))
+    ApiKeys(database).create("first", ["infer"], "tests")
+    check_exposure(settings(host="0.0.0.0"))
+    check_exposure(settings(keys="required"))
+    database.close()
+
+
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_ours"),
+    [
+        ({}, True),
+        ({"origin": "http://testserver"}, True),
+        ({"origin": "https://testserver"}, True),  # a proxy may have taken the TLS off
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "http://testserver:81"}, False),
+        ({"sec-fetch-site": "same-origin", "origin": "http://rewritten.example"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site", "origin": "http://testserver"}, False),
+        ({"origin": "http://evil.example", "authorization": "Bearer x"}, True),
+        ({"origin": "http://evil.example", "content-type": "application/json"}, True),
+        ({"origin": "http://[", "sec-fetch-site": ""}, False),
+    ],
+)
+def test_pages_of_other_sites_cannot_send_forms(client: TestClient, headers: dict[str, str], is_ours: bool) -> None:
+    answer = client.post("/rollback", headers=headers)
+    assert answer.status_code == (409 if is_ours else 403), answer.text
+    assert client.get("/experiments", headers=headers).status_code == 200
+    if not is_ours:
+        assert "another web site" in answer.json()["detail"]
+        assert client.post("/add_data", headers=FORM | headers, content=b"").status_code == 403
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(settings: Settings) -> None:
+    settings = settings.model_copy(update={"rate_limit": "2/hour"})
+    with TestClient(create_app(settings)) as client:
+        answers = [client.get("/experiments") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == ["r=1", "r=0", "r=0"]
+        assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"requests";q=2;w=3600'}
+        assert answers[2].json()["title"] == "rate limited"
+        assert 0 < int(answers[2].headers["retry-after"]) <= 3600
+        assert answers[2].headers["ratelimit"].endswith(f";t={answers[2].headers['retry-after']}")
+        for path in ("/health", "/health/ready", "/metrics", "/docs", "/openapi.json"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert "ratelimit" not in answer.headers
+        assert 'ml_service_admission_rejections_total{reason="rate_limit"} 1.0' in client.get("/metrics").text
+        assert client.post("/v1/completions", json={}).json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_key_may_have_a_rate_of_its_own(settings: Settings) -> None:
+    settings = settings.model_copy(update={"keys": "required"})
+    with TestClient(create_app(settings)) as client:
+        keys = ApiKeys(client.app.state.database)  # type: ignore[attr-defined]
+        slow = {"Authorization": f"Bearer {keys.create('slow', ['infer'], 'tests', rate=Rate(1, 3600)).secret}"}
+        free = {"Authorization": f"Bearer {keys.create('free', ['infer'], 'tests').secret}"}
+        assert [client.get("/experiments", headers=slow).status_code for _ in range(2)] == [200, 429]
+        assert [client.get("/experiments", headers=free).status_code for _ in range(3)] == [200] * 3
+        assert "ratelimit" not in client.get("/experiments", headers=free).headers
+
+
+def test_a_rate_that_is_none_is_refused_at_start() -> None:
+    with pytest.raises(ValueError, match="such as 600/minute"):
+        Settings(rate_limit="lots")
+    assert Settings(rate_limit="600 / minute").rate_limit == "600/minute"
