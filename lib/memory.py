@@ -20,6 +20,13 @@ import numpy.typing as npt
 Number = TypeVar("Number", bound=np.generic)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 1 << 30
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+"""Of this process, where it is in a container."""
+_CONTROL_GROUPS = (
+    (".", "memory.max", "memory.current", ""),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
+"""Their second version and their first: folder, what may be had, what is, and how its parts are called."""
 
 
 @contextmanager
@@ -71,13 +78,19 @@ def _meminfo_available() -> int | None:
 
 
 def _control_group_left() -> int | None:
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else max(int(limit) - used, 0)
+    """Of what the control group may have: all but what its processes hold; files in the page cache make room."""
+    for folder, limit_file, used_file, prefix in _CONTROL_GROUPS:
+        group = CONTROL_GROUPS / folder
+        try:
+            limit = int((group / limit_file).read_text(encoding="ascii"))  # "max", which is no number, is no limit
+            used = int((group / used_file).read_text(encoding="ascii"))
+            lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        except (OSError, ValueError):
+            continue
+        stat = dict(line.split() for line in lines)
+        cached = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        return max(limit - used + cached, 0)
+    return None
 
 
 def pages_as_needed(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:

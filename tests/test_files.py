@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import memory
 from lib.files import sha256_of_file, staged, staged_directory, write_json
 from lib.memory import at_most_more, give_back_freed_pages, keep_freed_pages
 from lib.provenance import current_commit
@@ -70,6 +71,24 @@ def test_code_that_left_its_repository_says_where_it_comes_from(tmp_path: Path, 
 def test_the_allocator_is_asked_and_nothing_breaks() -> None:
     assert isinstance(keep_freed_pages(), bool)
     assert isinstance(give_back_freed_pages(), bool)
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "prefix"),
+    [("", "memory.max", "memory.current", ""), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")],
+)
+def test_a_container_has_what_its_limit_leaves_and_what_files_only_borrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, limit: str, used: str, prefix: str
+) -> None:
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    (group / limit).write_text(f"{100 << 20}\n")
+    (group / used).write_text(f"{90 << 20}\n")
+    (group / "memory.stat").write_text(f"anon 5\n{prefix}active_file {30 << 20}\n{prefix}inactive_file {20 << 20}\n")
+    assert memory.free_bytes() == 60 << 20
+    (group / limit).write_text("max\n")
+    assert memory.free_bytes() > 100 << 20
 
 
 def test_who_takes_more_memory_than_allowed_is_told() -> None:
