@@ -18,12 +18,9 @@ class Constraint:
 
     def __init__(self, matcher: LLMatcher, vocabulary_size: int, workers: ThreadPoolExecutor) -> None:
         self._matcher, self._vocabulary_size, self._workers = matcher, vocabulary_size, workers
-        self._next = self._begin()
-
-    @property
-    def is_complete(self) -> bool:
+        self.is_complete = bool(matcher.is_stopped())
         """Whether nothing may follow any more."""
-        return bool(self._matcher.is_stopped())
+        self._next = self._begin()
 
     def allowed(self) -> Mask:
         """The tokens that may come next, shape (vocabulary,). Raises ModelFailure where the grammar gave up."""
@@ -35,6 +32,7 @@ class Constraint:
     def accept(self, token_id: int) -> None:
         """Go on behind this token."""
         self._matcher.consume_token(token_id)
+        self.is_complete = bool(self._matcher.is_stopped())  # now: beside the next mask nobody may ask the matcher
         if not self.is_complete:
             self._next = self._begin()
 
