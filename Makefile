@@ -9,7 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all test-page test-docker chromium prometheus check fix demo repro bench lock
+.PHONY: help setup serve test test-all test-page test-docker chromium prometheus check fix demo repro bench chaos lock
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,7 +84,6 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.broken_input $(MEASURED)
 	$(BIN)/python -m benchmarks.open_pages $(MEASURED)
 	$(BIN)/python -m benchmarks.soak $(MEASURED)
-	$(BIN)/python -m benchmarks.swap $(MEASURED)
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.loop_overhead
 	$(BIN)/python -m benchmarks.gpu_training
@@ -92,7 +91,9 @@ bench: $(STAMP) ## the benchmarks of the README
 	$(BIN)/python -m benchmarks.adding_data
 	$(BIN)/python -m benchmarks.shakespeare
 	$(BIN)/python -m benchmarks.retraining ../shared/data/tinyshakespeare/input.txt
-	$(BIN)/python -m benchmarks.politeness ../shared/data/tinyshakespeare/input.txt
+
+chaos: $(STAMP) ## break a running service on purpose and see whether what is promised holds (25 minutes)
+	$(BIN)/python -m tests.chaos
 
 lock: ## make requirements.lock anew from pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

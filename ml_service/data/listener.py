@@ -53,7 +53,11 @@ class Listener:
                 ready, _, _ = select.select([driver, self._ended], [], [])
                 if self._ended in ready:
                     return
-                driver.poll()
+                try:
+                    driver.poll()
+                except self._database.engine.dialect.loaded_dbapi.Error:
+                    connection.invalidate()  # else it would be reset, which fails, too, and fills the log
+                    raise
                 if driver.notifies:
                     driver.notifies.clear()
                     self._wake()

@@ -1,21 +1,24 @@
-"""A service to break: PostgreSQL, a server and a worker, each started again when it dies, as an orchestrator does."""
+"""A service to break: a database, a server and a worker, each started again when it dies, as an orchestrator does."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import psutil
 
+from tests.chaos.report import RESULTS
 from tests.databases import Cluster
 
 VICTIMS = ("server", "worker", "trainer", "database")
@@ -25,24 +28,36 @@ _LOOK_EVERY_S = 0.1
 class Stack:
     """The processes of a service over one store."""
 
-    def __init__(self, store: Path, bundle: Path) -> None:
-        self.store, self.bundle = store, bundle
-        self.cluster = Cluster()
-        self.database_url = self.cluster.create()
+    def __init__(
+        self,
+        store: Path,
+        bundle: Path | None = None,
+        *,
+        has_postgresql: bool = True,
+        has_worker: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`settings` by their names in lower case. Without PostgreSQL the database is SQLite in the store."""
+        self.store, self._bundle, self._settings = store, bundle, dict(settings or {})
+        self.cluster = Cluster() if has_postgresql else None
+        self.database_url = self.cluster.create() if self.cluster is not None else None
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         self.killed: Counter[str] = Counter()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends = threading.Event()
+        self._may_be_started = {"server", "database", *(["worker"] if has_worker else [])}
         self._keeper = threading.Thread(target=self._keep, daemon=True)
-        self._log = (store / "chaos.log").open("ab")
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        self._log = (RESULTS / f"{Path(sys.argv[0]).stem}.log").open("wb")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """All of it, until the block ends."""
+        """All of it, until the block ends; it is ready when the block begins."""
         self._keeper.start()
         try:
+            wait_until(self.is_ready, "the first start")
             yield
         finally:
             self._ends.set()
@@ -51,18 +66,68 @@ class Stack:
                 process.terminate()
             for process in self._processes.values():
                 process.wait()
-            self.cluster.close()
+            if self.cluster is not None:
+                self.cluster.close()
             self._log.close()
+
+    def is_ready(self) -> bool:
+        """Whether the server can be asked."""
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """Server or worker, as it was started last."""
+        return self._processes[name]
+
+    def resident_mib(self) -> float:
+        """Memory that the server's process holds now."""
+        return float(psutil.Process(self._processes["server"].pid).memory_info().rss / 2**20)
+
+    def metrics(self) -> dict[str, float]:
+        """What `/metrics` says, by name and labels."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
 
     def kill(self, victim: str, dice: random.Random) -> bool:
         """kill -9; whether there was such a process."""
-        found = [self.cluster.pid()] if victim == "database" else self._pids_of(victim)
+        found = [self._cluster.pid()] if victim == "database" else self._pids_of(victim)
         if not found:
             return False
         with contextlib.suppress(ProcessLookupError):
-            os.kill(dice.choice(found), 9)
+            os.kill(dice.choice(found), signal.SIGKILL)
         self.killed[victim] += 1
         return True
+
+    @contextlib.contextmanager
+    def left_alone(self, name: str) -> Iterator[None]:
+        """In the block nobody starts that process again."""
+        self._may_be_started.discard(name)
+        try:
+            yield
+        finally:
+            self._may_be_started.add(name)
+
+    @contextlib.contextmanager
+    def database_gone(self, how: str) -> Iterator[None]:
+        """In the block the database is away: `killed`, `stopped` in order, or `hanging`."""
+        if how == "hanging":
+            with self._cluster.hanging():
+                yield
+            return
+        with self.left_alone("database"):
+            if how == "killed":
+                os.kill(self._cluster.pid(), signal.SIGKILL)
+            else:
+                self._cluster.stop("fast")
+            yield
+
+    @property
+    def _cluster(self) -> Cluster:
+        assert self.cluster is not None, "the database of this stack is a file"
+        return self.cluster
 
     def _pids_of(self, victim: str) -> list[int]:
         if victim != "trainer":
@@ -73,35 +138,34 @@ class Stack:
         return []
 
     def _keep(self) -> None:
+        words = {"server": ["serve", "--port", self.url.rpartition(":")[2]], "worker": ["worker"]}
         while not self._ends.wait(_LOOK_EVERY_S):
-            if not self.cluster.is_running():
+            if self.cluster is not None and "database" in self._may_be_started and not self.cluster.is_running():
                 self.cluster.start_again()
-            for name, words in {
-                "server": ["serve", "--port", self.url.rpartition(":")[2]],
-                "worker": ["worker"],
-            }.items():
+            for name in words.keys() & self._may_be_started:
                 process = self._processes.get(name)
                 if process is None or process.poll() is not None:
-                    command = [sys.executable, "-m", "ml_service.cli", *words]
+                    command = [sys.executable, "-m", "ml_service.cli", *words[name]]
                     self._processes[name] = subprocess.Popen(
                         command, env=self._environment(name), stdout=self._log, stderr=self._log
                     )
 
     def _environment(self, name: str) -> dict[str, str]:
-        own = {"STORE": str(self.store), "DATABASE_URL": self.database_url, "WORKER": "separate", "SLOTS": "8"}
-        if name == "server" and not self._processes:  # what it finds deployed it serves from then on
-            own["BUNDLE"] = str(self.bundle)
-        return os.environ | {f"ML_SERVICE_{key}": value for key, value in own.items()}
+        own = {"store": str(self.store), "worker": "separate"} | self._settings
+        if self.database_url is not None:
+            own["database_url"] = self.database_url
+        if name == "server" and name not in self._processes and self._bundle is not None:
+            own["bundle"] = str(self._bundle)  # what it finds deployed it serves from then on
+        return os.environ | {f"ML_SERVICE_{key.upper()}": value for key, value in own.items()}
 
 
-def wait_until(is_so: object, what: str, patience_s: float = 120.0) -> None:
-    """Ask again and again. Raises SystemExit where it does not come true."""
-    assert callable(is_so)
-    deadline = time.monotonic() + patience_s
+def wait_until(is_so: Callable[[], object], what: str, patience_s: float = 120.0) -> float:
+    """Ask again and again; how many seconds it took. Raises SystemExit where it does not come true."""
+    began = time.monotonic()
     while True:
         with contextlib.suppress(Exception):
             if is_so():
-                return
-        if time.monotonic() > deadline:
+                return time.monotonic() - began
+        if time.monotonic() > began + patience_s:
             raise SystemExit(f"BROKEN: {what} did not come true within {patience_s:.0f} s")
-        time.sleep(0.2)
+        time.sleep(0.1)

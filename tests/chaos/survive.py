@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import tempfile
@@ -25,6 +24,7 @@ from ml_service.data.experiments import FINISHED, Experiments
 from ml_service.data.series import Series
 from ml_service.data.tables import DataBatch, Deployment, Experiment, Job, Record, ServingSlot
 from ml_service.pipeline.stages import export_model
+from tests.chaos.report import Report, parser_of
 from tests.chaos.stack import VICTIMS, Stack, wait_until
 from tests.conftest import build, small_plan, write_corpus
 
@@ -108,29 +108,29 @@ class Clients:
 
 def main() -> None:
     """Print the figures; exit with 1 where the promise is broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
+    parser = parser_of(__doc__)
+    parser.add_argument("--kills", type=int, help="how many (50, quick 8)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    dice = random.Random(arguments.seed)
+    kills = arguments.kills or (8 if arguments.quick else 50)
+    report, dice = Report("survive", is_quick=arguments.quick), random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         store.mkdir()
-        stack = Stack(store, _first_bundle(Path(folder)))
+        stack = Stack(store, first_bundle(Path(folder)), settings={"slots": "8"})
         with stack.running():
-            wait_until(lambda: httpx.get(f"{stack.url}/health/ready").status_code == 200, "the first start")
             with Clients(stack.url, random.Random(arguments.seed + 1)) as clients:
-                _kill(stack, dice, arguments.kills)
-                wait_until(lambda: httpx.get(f"{stack.url}/health/ready").status_code == 200, "the last recovery")
+                _kill(stack, dice, kills)
+                wait_until(stack.is_ready, "the last recovery")
             database = Database(stack.database_url, store)
             wait_until(lambda: not _unfinished(database), "the end of every experiment and batch", 400.0)
-            problems = clients.broken + _problems(database, store, clients)
-            _report(stack, clients, database, problems)
+            _tell(report, stack, clients, database, clients.broken + _problems(database, store, clients))
             database.close()
-    raise SystemExit(1 if problems else 0)
+    report.finish()
 
 
-def _first_bundle(folder: Path) -> Path:
+def first_bundle(folder: Path) -> Path:
+    """A model that is trained in seconds."""
     from ml_service.training.workflow import build_training_artifacts, train
 
     write_corpus(folder / "code")
@@ -173,14 +173,18 @@ def _problems(database: Database, store: Path, clients: Clients) -> list[str]:
     return problems
 
 
-def _lost_data(database: Database, store: Path, clients: Clients) -> list[str]:
-    problems = []
+def _lost(database: Database, clients: Clients) -> int:
     with database.reading() as session:
         known = set(session.scalars(select(Record.content_hash)))
-        lost = [text for text in clients.accepted if content_hash(text) not in known]
+    return sum(content_hash(text) not in known for text in clients.accepted)
+
+
+def _lost_data(database: Database, store: Path, clients: Clients) -> list[str]:
+    problems = []
+    if lost := _lost(database, clients):
+        problems.append(f"{lost} of {len(clients.accepted)} accepted texts are lost")
+    with database.reading() as session:
         left = session.query(DataBatch).filter(DataBatch.state.in_(("received", "validating"))).count()
-    if lost:
-        problems.append(f"{len(lost)} of {len(clients.accepted)} accepted texts are lost")
     if left:
         problems.append(f"{left} batches hang between received and accepted")
     datasets = Datasets(database, store)
@@ -204,18 +208,20 @@ def _problems_of(database: Database, store: Path, experiment: Experiment) -> lis
     return [] if expected <= set(steps) and len(steps) == len(set(steps)) else [f"{name}: its curve has {steps}"]
 
 
-def _report(stack: Stack, clients: Clients, database: Database, problems: list[str]) -> None:
-    print("kills            " + ", ".join(f"{name} {count}" for name, count in sorted(stack.killed.items())))
-    print("requests         " + ", ".join(f"{name}: {count}" for name, count in sorted(clients.answers.items())))
+def _tell(report: Report, stack: Stack, clients: Clients, database: Database, problems: list[str]) -> None:
+    report.figure("killed with -9", ", ".join(f"{name} {count}" for name, count in sorted(stack.killed.items())))
+    print("answers by route: " + ", ".join(f"{name}: {count}" for name, count in sorted(clients.answers.items())))
+    answered = sum(count for name, count in clients.answers.items() if name.split()[1].startswith("2"))
+    report.figure("requests answered", answered)
     with database.reading() as session:
         deployments = session.query(Deployment).count()
         states = Counter(each.state for each in session.query(Experiment).filter(Experiment.kind != "import"))
-    if not states["succeeded"]:
-        problems.append("no experiment succeeded")
-    print(f"texts accepted   {len(clients.accepted)}, lost 0" if not problems else f"texts {len(clients.accepted)}")
-    print(f"experiments      {dict(states)}; deployments {deployments}")
+    report.figure("texts accepted and lost", f"{len(clients.accepted)} and {_lost(database, clients)}")
+    report.figure("trainings that succeeded", f"{states['succeeded']} of {states.total()}")
+    report.figure("deployments", deployments)
+    report.expect(states["succeeded"] > 0, "no experiment succeeded")
     for problem in problems:
-        print(f"BROKEN: {problem}")
+        report.expect(False, problem)
 
 
 if __name__ == "__main__":

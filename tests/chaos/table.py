@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_service.common.settings import PROJECT
-from tests.chaos.promises import PROMISES
+from tests.chaos.promises import PROMISES, Promise
 from tests.chaos.report import RESULTS
 
 KEPT = PROJECT / "tests" / "chaos" / "results"
@@ -16,18 +17,19 @@ KEPT = PROJECT / "tests" / "chaos" / "results"
 def table() -> str:
     """One row a promise, of `build/chaos`; what was not measured is named."""
     results = _results()
-    lines = ["| | promise | what was done, and seen | holds | script |", "|---|---|---|---|---|"]
-    for promise in PROMISES:
-        result = results.get(promise.script)
-        script = f"`tests.chaos.{promise.script}`"
-        if result is None:
-            lines.append(f"| {promise.number} | {promise.sentence} | not measured | | {script} |")
-            continue
-        figures = "; ".join(f"{what}: {value}" for what, value in result["figures"].items())
-        holds = "no: " + "; ".join(result["broken"]) if result["broken"] else "yes"
-        measured = f"{script}, {result['date'][:10]}{', quick' if result['is_quick'] else ''}, {result['seconds']} s"
-        lines.append(f"| {promise.number} | {promise.sentence} | {figures} | {holds} | {measured} |")
-    return "\n".join(lines)
+    head = ["| | promise | what was done, and seen | holds | script |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *(row(promise, results.get(promise.script)) for promise in PROMISES)])
+
+
+def row(promise: Promise, result: Mapping[str, Any] | None) -> str:
+    """A promise and what its script kept."""
+    script = f"`tests.chaos.{promise.script}`"
+    if result is None:
+        return f"| {promise.number} | {promise.sentence} | not measured | | {script} |"
+    figures = "; ".join(f"{what}: {value}" for what, value in result["figures"].items())
+    holds = "no: " + "; ".join(result["broken"]) if result["broken"] else "yes"
+    measured = f"{script}, {result['date'][:10]}{', quick' if result['is_quick'] else ''}, {result['seconds']} s"
+    return f"| {promise.number} | {promise.sentence} | {figures} | {holds} | {measured} |"
 
 
 def keep() -> Path:

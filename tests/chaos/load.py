@@ -1,0 +1,193 @@
+"""Clients of `/forward` in a process of their own: who measures takes nothing from who answers but the processor.
+
+`python -m tests.chaos.load '{"url": …}'` asks until its standard input closes, then prints what became of each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from ml_service.common.settings import PROJECT
+
+SHORT = {"max_new_tokens": 32, "ignore_eos": True, "temperature": 0.8}
+PROMPTS = ("def read_lines(path):", "import os\n", "class Node:", "for name in ", "return self.")
+PLAIN: tuple[dict[str, Any], ...] = tuple({"text": text, "seed": n} | SHORT for n, text in enumerate(PROMPTS))
+_PATIENCE_S = 60.0
+"""A request that takes longer hangs."""
+NO_ANSWER = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request; times are the machine's monotonic ones, the same in every process."""
+
+    began: float
+    seconds: float
+    status: int
+    """0 where there was no answer."""
+    retry_after: str | None = None
+    error: str = ""
+
+    @property
+    def ended(self) -> float:
+        """When it was there."""
+        return self.began + self.seconds
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the clients do: so many of them ask again and again, or requests come at a rate, whoever answers."""
+
+    url: str
+    clients: int = 0
+    rate: float = 0.0
+    pause_s: float = 0.0
+    bodies: Sequence[dict[str, Any]] = field(default_factory=lambda: PLAIN)
+
+
+class Load:
+    """Clients at work. What they got is known when the block of `asking` has ended."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+
+    def between(self, begin: float, end: float, status: int = 200) -> list[float]:
+        """Seconds of the requests that began and were answered in this time."""
+        return [a.seconds for a in self.answers if a.began >= begin and a.ended <= end and a.status == status]
+
+    def statuses(self) -> Counter[int]:
+        """How many of each."""
+        return Counter(answer.status for answer in self.answers)
+
+    def failures(self, *allowed: int) -> list[str]:
+        """Requests that were neither answered nor refused as allowed, in words."""
+        failed = Counter(f"{a.status} {a.error}".strip() for a in self.answers if a.status not in (200, *allowed))
+        return [f"{count} times {what}" for what, count in failed.most_common(5)]
+
+
+def quantile_ms(seconds: Sequence[float], quantile: float) -> float:
+    """In milliseconds; not a number where there is none."""
+    return float(np.quantile(seconds, quantile) * 1000) if len(seconds) else float("nan")
+
+
+@contextlib.contextmanager
+def asking(wish: Wish, processes: int = 1) -> Iterator[Load]:
+    """Clients beside the block, shared among so many processes."""
+    load = Load()
+    share = asdict(wish) | {"clients": wish.clients // processes, "rate": wish.rate / processes}
+    command = [sys.executable, "-m", "tests.chaos.load"]
+    running = [
+        subprocess.Popen(
+            [*command, json.dumps(share)], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(processes)
+    ]
+    try:
+        for process in running:
+            assert process.stdout is not None, "it was asked for"
+            assert process.stdout.readline() == "ready\n", "the clients did not start"
+        for process in running:
+            _say(process, "go")
+        yield load
+    finally:
+        for process in running:
+            _say(process, "end")
+        for process in running:
+            told, _ = process.communicate()
+            load.answers += [Answer(*row) for row in json.loads(told or "[]")]
+
+
+def _say(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdin is not None, "it was asked for"
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
+
+
+async def _main(wish: Wish) -> list[Answer]:
+    answers: list[Answer] = []
+    ends = asyncio.Event()
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
+    bodies = [json.dumps(body).encode() for body in wish.bodies]
+    async with aiohttp.ClientSession(wish.url, connector=connector, timeout=timeout) as session:
+        print("ready", flush=True)
+        await _line()
+        work = (
+            _at_a_rate(session, wish, bodies, answers, ends)
+            if wish.rate
+            else _in_turn(session, wish, bodies, answers, ends)
+        )
+        task = asyncio.create_task(work)
+        await _line()
+        ends.set()
+        await task
+    return answers
+
+
+async def _line() -> str:
+    """The next word of who started us; empty where it is gone."""
+    return await asyncio.to_thread(sys.stdin.readline)
+
+
+async def _in_turn(
+    session: aiohttp.ClientSession, wish: Wish, bodies: list[bytes], answers: list[Answer], ends: asyncio.Event
+) -> None:
+    async def client(number: int) -> None:
+        turn = number
+        while not ends.is_set():
+            turn += 1
+            answer = await _ask(session, bodies[turn % len(bodies)])
+            answers.append(answer)
+            if (pause_s := wish.pause_s if answer.status == 200 else max(wish.pause_s, 0.05)) > 0:
+                await asyncio.sleep(pause_s)
+
+    await asyncio.gather(*(client(number) for number in range(wish.clients)))
+
+
+async def _at_a_rate(
+    session: aiohttp.ClientSession, wish: Wish, bodies: list[bytes], answers: list[Answer], ends: asyncio.Event
+) -> None:
+    """Requests begin when it is their time; who is late is begun at once, so that the rate is held on the whole."""
+    began, sent, tasks = time.monotonic(), 0, set()
+
+    async def one(body: bytes) -> None:
+        answers.append(await _ask(session, body))
+
+    while not ends.is_set():
+        for _ in range(int((time.monotonic() - began) * wish.rate) - sent):
+            task = asyncio.create_task(one(bodies[sent % len(bodies)]))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            sent += 1
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*tasks)
+
+
+async def _ask(session: aiohttp.ClientSession, body: bytes) -> Answer:
+    began = time.monotonic()
+    try:
+        async with session.post("/forward", data=body, headers={"Content-Type": "application/json"}) as response:
+            content = await response.read()
+            error = "" if response.status == 200 else content[:200].decode("utf-8", "replace")
+            retry_after = response.headers.get("Retry-After")
+            return Answer(began, time.monotonic() - began, response.status, retry_after, error)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Answer(began, time.monotonic() - began, NO_ANSWER, None, f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    found = asyncio.run(_main(Wish(**json.loads(sys.argv[1]))))
+    print(json.dumps([[a.began, a.seconds, a.status, a.retry_after, a.error] for a in found]))
