@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 
@@ -121,6 +122,11 @@ def test_every_error_of_the_domain_has_its_line_in_the_table() -> None:
         got, body, headers = problem_of(kind("a sentence"))
         assert (got, body["detail"]) == (status, "a sentence")
         assert ("Retry-After" in headers) == (status in (429, 503))
+
+
+def test_a_full_disk_is_507_wherever_it_shows() -> None:
+    status, body, _ = problem_of(OSError(errno.ENOSPC, "No space left on device", "/secret/path"))
+    assert (status, body["detail"]) == (507, "the disk is full")
 
 
 def test_a_failure_of_the_model_is_403_and_of_the_service_500_without_a_trace(

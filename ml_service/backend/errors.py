@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from lib.files import NO_ROOM
 from ml_service.common import errors
 from ml_service.utils.logs import EventLogger, request_id
 
@@ -59,6 +60,8 @@ def problem(status: int, title: str, detail: str, fields: list[tuple[str, str]] 
 
 def problem_of(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, body, headers) of any error; what is not ours is a bug, logged with its trace and told as nothing."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        error = errors.InsufficientStorage("the disk is full")
     if isinstance(error, errors.ServiceError):
         status, title = STATUS_OF[type(error)]
         fields = error.fields if isinstance(error, errors.BadRequest) else None

@@ -23,6 +23,13 @@ from tests.databases import Cluster
 
 VICTIMS = ("server", "worker", "trainer", "database")
 _LOOK_EVERY_S = 0.1
+_IN_A_HURRY = """
+import ml_service.pipeline.worker
+from ml_service.cli import main
+ml_service.pipeline.worker.run_when_idle = lambda: None
+main()
+"""
+"""A worker that gives way to nobody: on a machine with other work it would otherwise never come to what is tried."""
 
 
 class Stack:
@@ -138,14 +145,15 @@ class Stack:
         return []
 
     def _keep(self) -> None:
-        words = {"server": ["serve", "--port", self.url.rpartition(":")[2]], "worker": ["worker"]}
+        port = self.url.rpartition(":")[2]
+        words = {"server": ["-m", "ml_service.cli", "serve", "--port", port], "worker": ["-c", _IN_A_HURRY, "worker"]}
         while not self._ends.wait(_LOOK_EVERY_S):
             if self.cluster is not None and "database" in self._may_be_started and not self.cluster.is_running():
                 self.cluster.start_again()
             for name in words.keys() & self._may_be_started:
                 process = self._processes.get(name)
                 if process is None or process.poll() is not None:
-                    command = [sys.executable, "-m", "ml_service.cli", *words[name]]
+                    command = [sys.executable, *words[name]]
                     self._processes[name] = subprocess.Popen(
                         command, env=self._environment(name), stdout=self._log, stderr=self._log
                     )
