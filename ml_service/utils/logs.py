@@ -33,6 +33,8 @@ _ROOT = "ml_service"
 _MOST_AT_ONCE_BYTES = select.PIPE_BUF
 """More than this in a pipe that several processes write to may come out mixed with a line of another one."""
 _SOCKET_PROSE = ('%s - "WebSocket', "connection open", "connection closed")
+_ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *range(0x80, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000))}
+"""What JSON allows and some take for the end of a line, and halves of characters, which no file takes."""
 TraceIds = Callable[[], Mapping[str, str]]
 
 
@@ -104,7 +106,7 @@ def configure_logs(level: str, log_format: str, role: str = "command") -> None:
     warnings are told (of uvicorn also what it does): some write what a client sent when they are asked to tell more.
     """
     _process.role, _process.is_json = role, log_format == "json"
-    handler = _OwnHandler(sys.stderr)
+    handler = _OwnHandler()
     handler.setFormatter(_JsonFormatter() if _process.is_json else _TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [each for each in root.handlers if not isinstance(each, _OwnHandler)] + [handler]
@@ -149,10 +151,11 @@ def refusal_of(line: str) -> str | None:
     mark = f"{SERVICE}: "
     if line.startswith(mark):
         return line.removeprefix(mark)
-    if REFUSED in line and line.startswith("{"):
-        told = json.loads(line)
-        return str(told["reason"]) if told.get("event") == REFUSED else None
-    return None
+    try:
+        told = json.loads(line) if REFUSED in line else {}
+    except ValueError:
+        return None
+    return str(told["reason"]) if told.get("event") == REFUSED else None
 
 
 class _Process:
@@ -173,7 +176,14 @@ _process = _Process()
 
 
 class _OwnHandler(logging.StreamHandler[TextIO]):
-    """Ours among the handlers of the root logger."""
+    """Ours among the handlers of the root logger; writes to what is standard error at that time."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def _without_sockets(record: logging.LogRecord) -> bool:
@@ -231,9 +241,10 @@ def _fitting(line: dict[str, Any]) -> str:
 
 def _dumped(line: dict[str, Any]) -> str:
     try:
-        return json.dumps(line, ensure_ascii=False, default=str, allow_nan=False)
+        text = json.dumps(line, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:  # JSON has no infinity
-        return json.dumps({name: str(value) for name, value in line.items()}, ensure_ascii=False)
+        text = json.dumps({name: str(value) for name, value in line.items()}, ensure_ascii=False)
+    return text if text.isprintable() else text.translate(_ESCAPED)
 
 
 def _is_pipe() -> bool:
