@@ -60,10 +60,11 @@ def test_every_route_tells_of_its_errors_as_they_are_answered(document: Node) ->
         answers = operation["responses"]
         where = f"{method} {path}"
         if "security" in operation:
+            assert {} in operation["security"], "no key is wanted where keys are off"
             assert {"401", "403", "429", "503"} <= set(answers), where
         if "requestBody" in operation:
             assert {"400", "413", "415"} <= set(answers), where
-        if "{" in path and "trial" not in path:
+        if "{" in path:
             assert {"400", "404"} <= set(answers), where
         for status, answer in answers.items():
             told = resolved(document, answer)
@@ -73,6 +74,11 @@ def test_every_route_tells_of_its_errors_as_they_are_answered(document: Node) ->
                 assert told["content"][shape[0]]["schema"]["$ref"].endswith(f"/{shape[1]}"), where
             if status in ("429", "503") and not path.startswith("/health"):
                 assert "Retry-After" in told["headers"], where
+
+
+def test_no_two_paths_are_the_same_but_for_a_name(document: Node) -> None:
+    paths = [re.sub(r"\{[^}]*\}", "{}", path) for path in document["paths"]]
+    assert len(paths) == len(set(paths))
 
 
 def test_content_types_are_those_that_are_answered(document: Node) -> None:

@@ -106,8 +106,13 @@ def test_unknown_routes_and_methods_are_problems(client: TestClient) -> None:
     assert client.get("/nothing").json()["status"] == 404
     answer = client.get("/forward")
     assert answer.status_code == 405
-    assert "POST" in answer.headers["allow"]
     assert answer.headers["content-type"] == PROBLEM
+    for path, methods in (
+        ("/forward", "POST"), ("/add_data", "POST, PUT"), ("/feedback", "GET, POST"), ("/metrics", "GET"),
+        ("/deploy/canary", "POST, DELETE"), ("/deploy/1", "POST"), ("/v1/models/a/b", "GET"),
+    ):  # fmt: skip
+        answer = client.patch(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
 
 
 def test_every_error_of_the_domain_has_its_line_in_the_table() -> None:

@@ -85,14 +85,14 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _complete(original())
+            _complete(original(), app.state.keys_are_on)
         assert app.openapi_schema is not None, "the framework keeps its document"
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _complete(document: Node) -> None:
+def _complete(document: Node, keys_are_on: bool) -> None:
     components = document["components"]
     schemas: Node = components["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -103,6 +103,8 @@ def _complete(document: Node) -> None:
         for method in _METHODS:
             if method in operations:
                 operations[method]["responses"] = _responses(path, operations[method])
+                if "security" in operations[method] and not keys_are_on:
+                    operations[method]["security"].append({})  # which says: or nothing
     components["headers"] = _HEADERS
     components["responses"] = dict(_shared_responses())
     _hoist(document, schemas)

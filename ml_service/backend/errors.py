@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from lib.files import NO_ROOM
 from ml_service.common import errors
@@ -35,6 +36,7 @@ STATUS_OF: Mapping[type[errors.ServiceError], tuple[int, str]] = {
     errors.BundleRefused: (409, "bundle refused"),
     errors.DoesNotFit: (409, "bundle refused"),
 }
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _TITLES = {400: "bad request", 404: "not found", 405: "method not allowed", 413: "too large"}
 _DETAILS = {
@@ -113,7 +115,14 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code
     title = _TITLES.get(status, HTTPStatus(status).phrase.lower())
     body = problem(status, title, _DETAILS.get(status, str(error.detail)))
-    return error_response(request.url.path, status, body, error.headers or {})
+    headers = {"Allow": _allowed(request)} if status == 405 else error.headers or {}
+    return error_response(request.url.path, status, body, headers)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the path (RFC 9110); the framework names those of the first route that has it."""
+    routes, scope = request.app.routes, request.scope
+    return ", ".join(m for m in _METHODS if any(r.matches(scope | {"method": m})[0] is Match.FULL for r in routes))
 
 
 def _sentence(fields: list[tuple[str, str]]) -> str:

@@ -11,10 +11,11 @@ from ml_service.backend.dependencies import CurrentActor, CurrentDatabase, Curre
 from ml_service.backend.deployment_answers import deploy_response, overview
 from ml_service.backend.deployment_schemas import DeploymentsResponse, DeployRequest, DeployResponse, RollbackRequest
 from ml_service.backend.documented import problems
-from ml_service.common.types import StorableText, Trial
+from ml_service.common.types import StorableText
 from ml_service.data.deployments import Order
 
 ExperimentId = Annotated[int, Path(ge=1, lt=2**63, description="The experiment's number.")]
+Reason = Annotated[StorableText, Query(max_length=200, description="Kept in the audit log.")]
 changes = APIRouter(tags=["learning"], dependencies=[needs("deploy")])
 reading = APIRouter(tags=["learning"], dependencies=[needs()])
 
@@ -37,17 +38,20 @@ async def deploy(
     return await asyncio.to_thread(deploy_response, database, replica, await replica.deploy(order))
 
 
-@changes.delete("/deploy/{trial}", responses=problems(404, 409, 507))
-async def end(
-    trial: Annotated[Trial, Path(description="What to end.")],
-    replica: CurrentReplica,
-    database: CurrentDatabase,
-    actor: CurrentActor,
-    reason: Annotated[StorableText, Query(max_length=200, description="Kept in the audit log.")] = "",
+@changes.delete("/deploy/shadow", responses=problems(404, 409, 507))
+async def end_shadow(
+    replica: CurrentReplica, database: CurrentDatabase, actor: CurrentActor, reason: Reason = ""
 ) -> DeployResponse:
-    """Take the shadow or the canary away; the active model answers all again."""
-    ended = await replica.end(trial, actor, reason)
-    return await asyncio.to_thread(deploy_response, database, replica, ended)
+    """Take the shadow away."""
+    return await asyncio.to_thread(deploy_response, database, replica, await replica.end("shadow", actor, reason))
+
+
+@changes.delete("/deploy/canary", responses=problems(404, 409, 507))
+async def end_canary(
+    replica: CurrentReplica, database: CurrentDatabase, actor: CurrentActor, reason: Reason = ""
+) -> DeployResponse:
+    """Take the canary away; the active model answers all again."""
+    return await asyncio.to_thread(deploy_response, database, replica, await replica.end("canary", actor, reason))
 
 
 @changes.post("/rollback", responses=problems(409, 507))
