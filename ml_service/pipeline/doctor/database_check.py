@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from ml_service.common.errors import Unavailable
 from ml_service.data.database import Database, now
@@ -36,7 +37,7 @@ def database_works(patient: Patient) -> Iterator[Finding]:
     database = ledger.open()
     try:
         yield from _answers(database, file)
-    except Unavailable as away:
+    except (Unavailable, DBAPIError) as away:
         where = "PostgreSQL of ML_SERVICE_DATABASE_URL" if file is None else str(file)
         yield fail(SUBJECT, f"{where}: {_reason(away)}", _way_back(file))
     finally:
@@ -52,7 +53,7 @@ def jobs_go_on(patient: Patient) -> Iterator[Finding]:
         if current_revision(database) == HEAD:
             yield from _jobs(database, patient.settings.worker == "separate")
             yield from _replicas(database)
-    except Unavailable:
+    except (Unavailable, DBAPIError):
         return  # the database's own line says it
     finally:
         database.close()
@@ -164,8 +165,8 @@ def _start(is_separate: bool) -> str:
     return "start a worker: ml-service worker" if is_separate else "start the service, or: ml-service worker"
 
 
-def _reason(away: Unavailable) -> str:
-    cause = away.__cause__
+def _reason(away: Exception) -> str:
+    cause = away if isinstance(away, DBAPIError) else away.__cause__
     told = str(getattr(cause, "orig", None) or cause or away).strip().splitlines()
     return told[0] if told else str(away)
 
