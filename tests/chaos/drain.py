@@ -87,9 +87,11 @@ class Guests:
 
     def _batch(self, client: httpx.Client, _: int) -> str:
         answer = client.post("/forward_batch", files={"file": ("rows.jsonl", ROWS.encode())})
-        answered = [line for line in answer.text.splitlines() if '"prediction"' in line or '"text"' in line]
-        is_whole = answer.status_code == 200 and len(answered) >= ROW_COUNT
-        return "whole" if is_whole else f"{answer.status_code}, {len(answered)} rows: {answer.text[:200]}"
+        if answer.status_code != 200:
+            return f"{answer.status_code} {answer.text[:100]}"
+        rows = answer.json()["predictions"]
+        is_whole = len(rows) == ROW_COUNT and all("prediction" in row for row in rows)
+        return "whole" if is_whole else f"{len(rows)} rows: {answer.text[-200:]}"
 
     def _upload(self, client: httpx.Client, _: int) -> str:
         def pieces() -> Iterator[bytes]:

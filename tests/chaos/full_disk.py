@@ -181,7 +181,7 @@ def main() -> None:
             stack = Stack(disk.folder, first_bundle(Path(folder)), has_postgresql=False, settings=settings)
             with stack.running():
                 trial = Trial(stack, disk, report)
-                with asking(Wish(stack.url, clients=2, pause_s=0.02)) as load:
+                with asking(Wish(stack.url, clients=2, pause_s=0.1)) as load:
                     _try_all(trial, is_quick=arguments.quick)
                 trial.client.close()
                 report.figure("/forward asked and failed", f"{len(load.answers):,} and {len(load.failures())}")

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from lib.provenance import usable_cores
 from ml_service.common.settings import PROJECT
 from tests.chaos.load import Wish, asking
 from tests.chaos.report import Report, parser_of
@@ -33,8 +34,9 @@ def main() -> None:
     report = Report("politeness", is_quick=arguments.quick)
     taken: dict[tuple[int, bool], list[float]] = {}
     rates: list[float] = []
+    settings = {"worker": "embedded", "training_threads": str(usable_cores())}
     with tempfile.TemporaryDirectory() as folder:
-        stack = Stack(Path(folder) / "store", has_postgresql=False, has_worker=False, settings={"worker": "embedded"})
+        stack = Stack(Path(folder) / "store", has_postgresql=False, has_worker=False, settings=settings)
         with stack.running(), httpx.Client(base_url=stack.url, timeout=60) as client:
             _add(client, arguments.text)
             _measure(stack, max(CLIENTS), 3.0, report)  # warm

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -56,7 +58,8 @@ class Report:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Every script knows `--quick`: a small part of it, for tests."""
+    """Every script knows `--quick`, a small part of it for tests; asked to end it ends all that it has started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small part of it, in a minute or two")
     return parser

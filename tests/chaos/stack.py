@@ -52,6 +52,8 @@ class Stack:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         self.killed: Counter[str] = Counter()
+        self.stopped: Counter[str] = Counter()
+        self._timers: list[threading.Timer] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends = threading.Event()
         self._may_be_started = {"server", "database", *(["worker"] if has_worker else [])}
@@ -67,6 +69,8 @@ class Stack:
             wait_until(self.is_ready, "the first start")
             yield
         finally:
+            for timer in self._timers:
+                timer.join()
             self._ends.set()
             self._keeper.join()
             for process in self._processes.values():
@@ -106,6 +110,20 @@ class Stack:
         with contextlib.suppress(ProcessLookupError):
             os.kill(dice.choice(found), signal.SIGKILL)
         self.killed[victim] += 1
+        return True
+
+    def stop_for(self, victim: str, seconds: float, dice: random.Random) -> bool:
+        """It hangs for so long: its process neither works nor ends. Returns at once; whether there was such a one."""
+        found = [self._cluster.pid()] if victim == "database" else self._pids_of(victim)
+        if not found:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(dice.choice(found))
+            process.suspend()
+            timer = threading.Timer(seconds, _resume, (process,))
+            timer.start()
+            self._timers.append(timer)
+        self.stopped[victim] += 1
         return True
 
     @contextlib.contextmanager
@@ -159,12 +177,17 @@ class Stack:
                     )
 
     def _environment(self, name: str) -> dict[str, str]:
-        own = {"store": str(self.store), "worker": "separate"} | self._settings
+        own = {"store": str(self.store), "worker": "separate", "training_threads": "1"} | self._settings
         if self.database_url is not None:
             own["database_url"] = self.database_url
         if name == "server" and name not in self._processes and self._bundle is not None:
             own["bundle"] = str(self._bundle)  # what it finds deployed it serves from then on
         return os.environ | {f"ML_SERVICE_{key.upper()}": value for key, value in own.items()}
+
+
+def _resume(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it was killed meanwhile
+        process.resume()
 
 
 def wait_until(is_so: Callable[[], object], what: str, patience_s: float = 120.0) -> float:
