@@ -231,10 +231,11 @@ def _fitting(line: dict[str, Any]) -> str:
     if too_much <= 0 or not _is_pipe():
         return text
     longest = max(line, key=lambda name: len(str(line[name])))
-    kept = str(line[longest])
+    kept = str(line[longest]).encode("utf-8", "replace")
     while too_much > 0 and kept:
         kept = kept[too_much:] if longest == "exception" else kept[:-too_much]
-        text = _dumped(line | {longest: f"... {kept}" if longest == "exception" else f"{kept} ..."})
+        shown = kept.decode("utf-8", "ignore")
+        text = _dumped(line | {longest: f"... {shown}" if longest == "exception" else f"{shown} ..."})
         too_much = len(text.encode("utf-8", "replace")) + 1 - _MOST_AT_ONCE_BYTES
     return text
 
