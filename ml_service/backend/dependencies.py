@@ -205,7 +205,8 @@ Timeout = Annotated[
         alias="X-Request-Timeout",
         gt=0,
         allow_inf_nan=False,
-        description="Seconds after which the answer ends with what it has by then (`finish_reason` timeout).",
+        description="Seconds after which the answer ends with what it has by then (`finish_reason` timeout); 503 where "
+        "a picture has not been read by then.",
     ),
 ]
 """How long the client wants to wait; None for as long as the service allows."""

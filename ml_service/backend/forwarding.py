@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from ml_service.backend.answers import current_id, forward_json, forward_response, token_scores
+from ml_service.backend.deadlines import deadline_of
 from ml_service.backend.dependencies import guest_model, open_model
 from ml_service.backend.errors import problem_of
 from ml_service.backend.event_batches import Batches, chained
@@ -30,7 +31,10 @@ async def continued(
     if wish.return_image and picture is None:
         raise BadRequest("return_image: there is no image to give back", [("return_image", "no image came")])
     model = open_model(request, wish.model) or await guest_model(request, wish.model)
-    seen = await look(request, picture) if picture is not None else None
+    seen = None
+    if picture is not None:
+        seen = await look(request, picture, await deadline_of(request, timeout_s))
+        timeout_s = seen.deadline.left_s
     prompt = await model.engine.encode(text if seen is None else seen.behind(text))
     work = Work([prompt], wish, current_id(), wish.n, timeout_s)
     if wish.stream:

@@ -13,9 +13,10 @@ from pathlib import Path
 from fastapi import Request
 
 from lib.aside import aside
+from ml_service.backend.deadlines import Deadline
 from ml_service.backend.dependencies import image_reader_of, settings_of
 from ml_service.backend.forms import ReceivedForm
-from ml_service.common.errors import BadRequest, TooLarge
+from ml_service.common.errors import BadRequest, TooLarge, Unavailable
 from ml_service.inference.image_reader import ImageReader
 from ml_service.inference.reading import Reading
 
@@ -33,31 +34,37 @@ class Seen:
     reader: ImageReader
     image: bytes
     reading: Reading
+    deadline: Deadline
 
     def behind(self, text: str) -> str:
         """The prompt."""
         return put_behind(text, self.reading.text)
 
-    async def drawn(self, continuation: str) -> str:
-        """The picture with what was read and what comes after it: a PNG in base64."""
-        drawn = await self.reader.draw(self.image, self.reading, continuation)
+    async def drawn(self, continuation: str) -> str | None:
+        """The picture with what was read and what comes after it: a PNG in base64; None where the time is over."""
+        try:
+            drawing = self.reader.draw(self.image, self.reading, continuation)
+            drawn = await self.deadline.met_by(drawing, "the image was drawn")
+        except Unavailable:
+            return None
         return (await aside(base64.b64encode, drawn)).decode("ascii")
 
 
-async def look(request: Request, load: Load) -> Seen:
-    """Get a picture and read it. Raises BadRequest, TooLarge, ModelFailure, Overloaded, Unavailable."""
+async def look(request: Request, load: Load, deadline: Deadline) -> Seen:
+    """Get a picture and read it in time. Raises BadRequest, TooLarge, ModelFailure, Overloaded, Unavailable."""
     settings, reader = await settings_of(request), await image_reader_of(request)
     image = await aside(load)
     check_size(len(image), settings.max_image_bytes)
-    return Seen(reader, image, await reader.read(image))
+    reading = await deadline.met_by(reader.read(image), "the image was read")
+    return Seen(reader, image, reading, deadline)
 
 
-async def read_among(request: Request, parts: Sequence[str | Load]) -> str:
+async def read_among(request: Request, parts: Sequence[str | Load], deadline: Deadline) -> str:
     """Texts and pictures as one text: what was read stands in each picture's place. Raises as `look` does."""
     whole, borders_on_picture = "", False
     for part in parts:
         is_text = isinstance(part, str)
-        text = part if isinstance(part, str) else (await look(request, part)).reading.text
+        text = part if isinstance(part, str) else (await look(request, part, deadline)).reading.text
         whole = whole + text if is_text and not borders_on_picture else put_behind(whole, text)
         borders_on_picture = not is_text
     return whole

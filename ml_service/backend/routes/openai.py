@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ml_service.backend.answers import current_id
 from ml_service.backend.chat_messages import told
+from ml_service.backend.deadlines import deadline_of
 from ml_service.backend.dependencies import CurrentLive, JsonRoute, Timeout, guest_model, needs, open_model
 from ml_service.backend.documented import event_stream, problems
 from ml_service.backend.errors import bad_request_of, openai_error, problem_of
@@ -63,7 +64,8 @@ async def completions(body: CompletionRequest, request: Request, timeout_s: Time
 async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -> Response:
     """Answer messages, told through the bundle's chat template or, where it has none, as `User:` and `Assistant:`."""
     model = open_model(request, body.model) or await guest_model(request, body.model)
-    text = model.chat.render(await told(request, body.messages))
+    deadline = await deadline_of(request, timeout_s)
+    text = model.chat.render(await told(request, body.messages, deadline))
     prompt = await model.engine.encode(text, knows_special=model.chat.knows_special)
     room = model.engine.architecture.context_length - len(prompt)
     wanted = body.max_completion_tokens or body.max_tokens or room
@@ -72,7 +74,7 @@ async def chat(body: ChatRequest, request: Request, timeout_s: Timeout = None) -
         parameters = parameters.model_copy(update={"stop": [*parameters.stop, *model.chat.stop]})
     except ValidationError as error:
         raise bad_request_of(error) from error
-    work = Work([prompt], parameters, current_id(), body.n, timeout_s, operation="chat")
+    work = Work([prompt], parameters, current_id(), body.n, deadline.left_s, operation="chat")
     return await _answer(model, work, body, ChatWriter(model, work))
 
 
