@@ -24,6 +24,8 @@ _OPENAI = {
     "/v1/completions": "completions.create",
     "/v1/chat/completions": "chat.completions.create",
 }
+_NAME = re.compile(r"`([a-z0-9_]+)(?:\{[a-z_,]+\})?`")
+_PREFIX = "ml_service_"
 _ROUTE = re.compile(r"`(GET|POST|PUT|DELETE) (/[^`]*)`")
 
 
@@ -115,6 +117,18 @@ def test_the_page_of_compose_names_every_service_port_and_variable() -> None:
     ports = re.findall(r"127\.0\.0\.1:\$\{[A-Z_]+:-(\d+)\}", stack)
     missing = [name for name in names if f"`{name}`" not in page]
     assert not missing + [port for port in ports if f"127.0.0.1:{port}" not in page]
+
+
+def test_the_page_of_the_metrics_names_what_there_is(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    named = set(_NAME.findall(page))
+    families = list(create_app(Settings(store=tmp_path)).state.telemetry.registry.collect())
+    ours = [family for family in families if family.name.startswith(_PREFIX)]
+    there = {family.name.removeprefix(_PREFIX) + ("_total" if family.type == "counter" else "") for family in ours}
+    assert len(there) > 20
+    assert there <= named, sorted(there - named)
+    shown = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in _NAME.findall(row)}
+    assert shown <= there, sorted(shown - there)
 
 
 def test_shapes_differ_where_names_or_kinds_do() -> None:
