@@ -1,1 +1,1 @@
-"""Measurements: every figure in the README is printed by a script here."""
+"""Measurements: every figure in README and docs is printed by a script here."""

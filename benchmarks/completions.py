@@ -1,4 +1,4 @@
-"""The README's completions: real output of a bundle, as Markdown."""
+"""Completions to show: real output of a bundle, as Markdown."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
         given = {name.upper() for name in (*os.environ, *_names_of_secrets()) if name.upper().startswith(PREFIX)}
         if unknown := sorted(given - known):
-            raise ValueError(f"there is no setting {', '.join(unknown)}; README lists all")
+            raise ValueError(f"there is no setting {', '.join(unknown)}; docs/settings.md lists all")
         return self
 
     @field_validator("rate_limit")
