@@ -243,7 +243,7 @@ def serve(
     ] = None,
     runtime: Annotated[Literal["onnx", "torch"] | None, typer.Option(help="What runs the model.")] = None,
 ) -> None:
-    """Serve the deployed bundle over HTTP. Every option is also a variable, ML_SERVICE_HOST and so on; see docs/settings.md.
+    """Serve the deployed bundle over HTTP. Every option is also a variable, such as ML_SERVICE_HOST: docs/settings.md.
 
     Example: ml-service serve --bundle data/store/bundles/first --port 8080
     """
