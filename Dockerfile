@@ -27,31 +27,38 @@ set -eu
 if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi
 exec pip install --quiet --find-links /wheels ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$@"
 EOF
-# Before the code, so that a change of the code installs nothing anew; versions are those of the lock file.
-COPY pyproject.toml requirements.lock ./
-COPY <<'EOF' needs.py
-import sys, tomllib
+
+# What each image needs, taken out of pyproject.toml: another change of that file, or of the code, installs nothing anew.
+FROM tools AS needs
+COPY pyproject.toml ./
+RUN python <<'EOF'
+import pathlib, tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))
-print(*(project["project"]["dependencies"] if sys.argv[1] == "service" else project["dependency-groups"]["page"]), sep="\n")
+for name, needs in ("service", project["project"]["dependencies"]), ("page", project["dependency-groups"]["page"]):
+    pathlib.Path(f"{name}.txt").write_text("\n".join(needs))
 EOF
 
 FROM tools AS service-packages
+COPY requirements.lock ./
+COPY --from=needs /build/service.txt ./
 ARG TORCH_INDEX=
 RUN --mount=type=secret,id=ca,required=false --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip \
-    python needs.py service > needs.txt && install --requirement needs.txt --constraint requirements.lock \
+    install --requirement service.txt --constraint requirements.lock \
     && pip uninstall --quiet --yes pip
 
 FROM tools AS page-packages
+COPY requirements.lock ./
+COPY --from=needs /build/page.txt ./
 RUN --mount=type=secret,id=ca,required=false --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,target=/root/.cache/pip \
-    python needs.py page > needs.txt && install --requirement needs.txt --constraint requirements.lock \
+    install --requirement page.txt --constraint requirements.lock \
     && pip uninstall --quiet --yes pip
 
 # The code, compiled: the operators by g++, the modules by Python. It lies apart from the packages, in a small layer.
 FROM tools AS code
-COPY README.md LICENSE train_distributed.py ./
+COPY pyproject.toml requirements.lock README.md LICENSE train_distributed.py ./
 COPY lib lib
 COPY ml_service ml_service
 RUN --mount=type=secret,id=ca,required=false --mount=type=bind,from=wheels,target=/wheels \

@@ -79,6 +79,11 @@ class Stack:
         """The last lines of every container."""
         return self.compose("logs", "--no-color", "--tail", str(lines), *services, check=False)
 
+    def log_lines(self, service: str) -> list[str]:
+        """The JSON lines that a service has logged."""
+        lines = self.compose("logs", "--no-color", "--no-log-prefix", service).splitlines()
+        return [line for line in lines if line.startswith("{")]
+
     def containers(self, service: str) -> list[str]:
         """The ids of a service's running containers."""
         return self.compose("ps", "--quiet", service).split()

@@ -19,6 +19,8 @@ from tests.docker.stack import Stack, docker, until
 
 pytestmark = pytest.mark.docker
 START_S = 60.0
+TRAINING_S = 600.0
+"""It gives way to everybody, so where the machine has other work it waits."""
 HARDENED = ("backend", "worker", "page", "frontend", "db", "prometheus", "migrate")
 PICO = {"preset": "pico", "window": 64, "batch_size": 8, "validation_tokens": 1024, "precision": "fp32"}
 
@@ -44,14 +46,22 @@ def experiment(client: httpx.Client, number: int) -> dict[str, Any]:
     return dict(client.get(f"/metrics/{number}").raise_for_status().json())
 
 
-def retrain(client: httpx.Client, steps: int, **changes: object) -> int:
-    wish = {
-        "start_from": "scratch",
-        "budget": {"steps": steps},
-        "hyperparameters": PICO | {"checkpoints": 8},
-        "replay": 0,
-    }
-    answer = client.post("/retrain", json=wish | changes)
+def share(client: httpx.Client, number: int) -> float:
+    return float(experiment(client, number)["progress"].get("share", 0))
+
+
+def trained_steps(stack: Stack, number: int) -> list[int]:
+    """In the order in which the worker's log has them, its earlier lives included."""
+    events = [json.loads(line) for line in stack.log_lines("worker")]
+    return [
+        each["step"] for each in events if each.get("event") == "training.progress" and each["experiment"] == number
+    ]
+
+
+def retrain(client: httpx.Client, budget: dict[str, float]) -> int:
+    hyperparameters = PICO | {"checkpoints": 8}
+    wish = {"start_from": "scratch", "budget": budget, "hyperparameters": hyperparameters, "replay": 0}
+    answer = client.post("/retrain", json=wish)
     assert answer.status_code == 202, answer.text
     return int(answer.json()["experiment_id"])
 
@@ -107,8 +117,11 @@ def test_an_answer_comes_through_nginx_and_names_its_request(client: httpx.Clien
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/forward", {"text": "def ", "max_new_tokens": 200, "stream": True, "temperature": 1.0, "seed": 1}),
-        ("/v1/completions", {"model": "active", "prompt": "def ", "max_tokens": 200, "stream": True, "seed": 1}),
+        ("/forward", {"text": "def ", "max_new_tokens": 200, "stream": True, "ignore_eos": True}),
+        (
+            "/v1/completions",
+            {"model": "active", "prompt": "def ", "max_tokens": 200, "stream": True, "ignore_eos": True},
+        ),
     ],
 )
 def test_a_stream_comes_token_by_token(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
@@ -131,8 +144,7 @@ def test_a_refusal_is_the_services_own(client: httpx.Client) -> None:
 
 
 def test_an_upload_of_many_megabytes_passes_without_lying_in_between(stack: Stack, client: httpx.Client) -> None:
-    lines = b"".join(b'{"text": "%d %s"}\n' % (number, b"word " * 20) for number in range(200))
-    piece = lines + b"#" * ((1 << 20) - len(lines) - 1) + b"\n"
+    piece = b"#" * (1 << 20)
 
     def body() -> Iterator[bytes]:
         yield b'--edge\r\nContent-Disposition: form-data; name="files"; filename="large.bin"\r\n\r\n'
@@ -143,7 +155,7 @@ def test_an_upload_of_many_megabytes_passes_without_lying_in_between(stack: Stac
 
     kept: list[int] = []
     answer = client.post("/add_data", content=body(), headers={"Content-Type": "multipart/form-data; boundary=edge"})
-    assert answer.status_code in (200, 202), answer.text  # taken as a whole; that it is no text is in its report
+    assert answer.status_code == 400 and "unknown kind" in answer.text, "it was taken to its end, and looked at"
     assert max(kept) < 1024, "kilobytes in nginx' folder while it was passed on"
 
 
@@ -165,8 +177,8 @@ def test_data_is_added_learnt_and_deployed(client: httpx.Client) -> None:
     added = client.post("/add_data", json={"texts": texts, "name": "words", "licence": "CC0-1.0"})
     assert added.status_code in (200, 202), added.text
     until(lambda: bool(client.get("/datasets").json()), "a data set")
-    number = retrain(client, 30)
-    until(lambda: experiment(client, number)["state"] in ("succeeded", "failed"), "the end of the training")
+    number = retrain(client, {"steps": 20})
+    until(lambda: experiment(client, number)["state"] in ("succeeded", "failed"), "the end of the training", TRAINING_S)
     assert experiment(client, number)["state"] == "succeeded", experiment(client, number)
     assert client.post(f"/deploy/{number}").raise_for_status().json()["replicas"]["loaded"] == 1
     assert ask(client).json()["model"]["experiment_id"] == number
@@ -197,21 +209,18 @@ def test_a_database_that_dies_by_itself_is_started_again(stack: Stack, client: h
 
 
 def test_a_worker_that_is_killed_goes_on_where_it_was(stack: Stack, client: httpx.Client, figures: Figures) -> None:
-    steps = 1500
-    number = retrain(client, steps)
-    until(lambda: experiment(client, number)["progress"].get("share", 0) > 0.3, "a third of the training")
+    number = retrain(client, {"seconds": 30})
+    until(lambda: share(client, number) > 0.4, "almost half of the training", TRAINING_S)
+    before = trained_steps(stack, number)
     stack.kill_nine("worker")
     killed = time.monotonic()
     until(lambda: stack.inspect("worker")[0]["RestartCount"] == 1, "the restart")
-    until(lambda: experiment(client, number)["progress"].get("step", 0) > 0.6 * steps, "more of the training")
+    until(lambda: len(trained_steps(stack, number)) > len(before), "a step of the next process", TRAINING_S)
     figures["training_went_on_s"] = round(time.monotonic() - killed, 1)
-    until(lambda: experiment(client, number)["state"] in ("succeeded", "failed"), "the end of the training")
+    until(lambda: experiment(client, number)["state"] in ("succeeded", "failed"), "the end of the training", TRAINING_S)
     found = experiment(client, number)
     assert found["state"] == "succeeded", found
-    log = stack.execute(
-        "worker", "sh", "-c", f"cat /store/runs/{number}/log.txt /store/experiments/{number}/log.txt", check=False
-    )
-    assert "resum" in log.lower() or "goes on" in log.lower(), log[-2000:]
+    assert trained_steps(stack, number)[len(before)] > before[-1] / 2, "it went on from a checkpoint, not from nothing"
 
 
 def test_three_replicas_have_one_deployment_and_follow_the_next(
@@ -227,7 +236,7 @@ def test_three_replicas_have_one_deployment_and_follow_the_next(
     figures["three_follow_a_deploy_s"] = round(converged_s, 1)
     answers = [ask(client, f"x_{number} = ") for number in range(60)]
     assert {answer.json()["model"]["experiment_id"] for answer in answers} == {first}
-    used = {json.loads(line)["upstream"] for line in _access_log(stack) if '"/forward"' in line}
+    used = {each["upstream"] for each in map(json.loads, stack.log_lines("frontend")) if each["path"] == "/forward"}
     assert len(used) >= 3, "nginx asks all of them"
 
 
@@ -276,8 +285,3 @@ def test_down_and_up_again_loses_nothing(stack: Stack, client: httpx.Client, fig
 def _generations(stack: Stack) -> list[int]:
     """Of each replica, asked by itself."""
     return [int(docker("exec", container, "python", "-c", ASK_IN_IT)) for container in stack.containers("backend")]
-
-
-def _access_log(stack: Stack) -> list[str]:
-    lines = stack.compose("logs", "--no-log-prefix", "--no-color", "frontend").splitlines()
-    return [line for line in lines if line.startswith("{")]
