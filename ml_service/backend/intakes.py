@@ -43,7 +43,8 @@ class Intakes:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Remove what a server that was killed left behind; at the end, end what runs: nothing of it is kept."""
-        await asyncio.to_thread(self._sweep)
+        with suppress(ServiceError, OSError):  # it is done again; a full disk must not keep a server from starting
+            await asyncio.to_thread(self._sweep)
         sweeper = asyncio.create_task(self._sweep_now_and_then())
         try:
             yield
@@ -62,7 +63,7 @@ class Intakes:
         """An intake may outlive its server by a moment, and so the look of the next one at its start."""
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
-            with suppress(ServiceError):  # the database may be away
+            with suppress(ServiceError, OSError):  # the database may be away, the disk full
                 await asyncio.to_thread(self._sweep)
 
     async def add(self, incoming: IncomingUpload, actor: str, key: str | None) -> AddedBatch:

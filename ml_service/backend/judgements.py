@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from lib.processes import own_name
-from ml_service.common.errors import NotFound, ServiceError, Unavailable
+from ml_service.common.errors import CANNOT_WRITE_NOW, NotFound, ServiceError, Unavailable
 from ml_service.common.evaluation_options import EvaluationOptions
 from ml_service.common.settings import Settings
 from ml_service.data.batch_report import StoredError
@@ -77,7 +77,7 @@ class Judgements:
 
     def _judge(self, job_id: int) -> None:
         owner, claim = own_name(), None
-        with suppress(Unavailable):  # the database is away, and whoever waits is told
+        with suppress(*CANNOT_WRITE_NOW):  # the database is away, and whoever waits is told
             claim = self._jobs.claim(owner, f"at once at {owner}", job_id=job_id)
         if claim is None:  # a worker was faster, or it failed a moment ago and is not due yet
             self._stop.wait(_LOOK_EVERY_S)

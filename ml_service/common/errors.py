@@ -67,6 +67,10 @@ class InsufficientStorage(ServiceError):
     """The disk has too little room."""
 
 
+CANNOT_WRITE_NOW = (Unavailable, InsufficientStorage)
+"""What is raised by a database that is away or whose disk is full: both pass, so who can wait does."""
+
+
 class BundleRefused(ServiceError):
     """A bundle that cannot be trusted: incomplete, changed, foreign, or not able to prove itself."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ml_service.common.errors import ServiceError, Unavailable
+from ml_service.common.errors import CANNOT_WRITE_NOW, ServiceError, Unavailable
 from ml_service.data.jobs import Claim, Jobs, LeaseLost
 from ml_service.pipeline.lease import Lease
 from ml_service.pipeline.stage_process import StageFailed, StageKilled
@@ -39,7 +39,7 @@ def settle(jobs: Jobs, lease: Lease, work: Callable[[Lease], None]) -> str:
         log.info("job.began", attempt=claim.attempt)
         try:
             outcome = _outcome_of(jobs, lease, work)
-        except (LeaseLost, Unavailable) as reason:
+        except (LeaseLost, *CANNOT_WRITE_NOW) as reason:
             outcome = f"lost: {reason}"
         if made is not None:
             made.set_attribute("ml_service.outcome", outcome)
@@ -48,7 +48,7 @@ def settle(jobs: Jobs, lease: Lease, work: Callable[[Lease], None]) -> str:
 
 
 def _outcome_of(jobs: Jobs, lease: Lease, work: Callable[[Lease], None]) -> str:
-    """Raises LeaseLost, or Unavailable where the outcome could not be written."""
+    """Raises LeaseLost, or why the outcome could not be written: Unavailable, InsufficientStorage."""
     claim = lease.claim
     try:
         work(lease)

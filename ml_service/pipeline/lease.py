@@ -1,4 +1,4 @@
-"""A worker's hold on a job: heartbeats, progress, wishes to stop; writes that wait for a database that is away."""
+"""A worker's hold on a job: heartbeats, progress, wishes to stop; writes wait for a database that is away or full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from ml_service.common.errors import Unavailable
+from ml_service.common.errors import CANNOT_WRITE_NOW
 from ml_service.data.jobs import Claim, Jobs, LeaseLost
 
 _HEARTBEAT_S = 5.0
@@ -45,13 +45,13 @@ class Lease:
         return self._try(fenced)
 
     def persist(self, write: Callable[[Session], _Result]) -> _Result:
-        """Write what must not be lost: a database that is away is waited for. Raises Unavailable in the end."""
+        """Write what must not be lost: a database that is away or full is waited for. Raises what it is in the end."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 with self._jobs.fenced(self.claim) as session:
                     return write(session)
-            except Unavailable:
+            except CANNOT_WRITE_NOW:
                 if time.monotonic() > deadline or self.stop.wait(1.0):
                     raise
 
@@ -61,7 +61,7 @@ class Lease:
     def _try(self, do: Callable[[], None]) -> bool:
         try:
             do()
-        except Unavailable:
+        except CANNOT_WRITE_NOW:
             if time.monotonic() - self._heard > self._jobs.lease_s:
                 raise LeaseLost("the database was away for longer than the lease") from None
             return False

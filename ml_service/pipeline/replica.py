@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from ml_service.common.errors import BundleRefused, Conflict, NotFound, ServiceError, Unavailable
+from ml_service.common.errors import CANNOT_WRITE_NOW, BundleRefused, Conflict, NotFound, ServiceError, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.common.types import Trial
 from ml_service.data import tables
@@ -128,7 +128,7 @@ class Replica:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             if listener is not None:
                 await asyncio.to_thread(listener.close)
-            with suppress(Unavailable):
+            with suppress(*CANNOT_WRITE_NOW):
                 await asyncio.to_thread(self._replicas.leave, self.id)
 
     async def _follow(self, ends: asyncio.Event) -> None:
@@ -138,7 +138,7 @@ class Replica:
             try:
                 await self._look()
                 self._is_database_away = False
-            except Unavailable as away:
+            except CANNOT_WRITE_NOW as away:
                 if not self._is_database_away:
                     log.warning("replica.database_away", reason=str(away))
                 self._is_database_away = True

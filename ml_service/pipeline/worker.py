@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from lib.processes import own_name, run_when_idle
-from ml_service.common.errors import Unavailable
+from ml_service.common.errors import CANNOT_WRITE_NOW
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
 from ml_service.data.deployments import Order
@@ -60,7 +60,7 @@ class Worker:
     def _work_once(self, lane: str) -> bool:
         try:
             claim = self._jobs.claim(self._owner, f"{lane} on {self._host}", _LANES[lane])
-        except Unavailable as error:
+        except CANNOT_WRITE_NOW as error:
             log.warning("worker.waits", reason=str(error))
             return False
         if claim is None:
