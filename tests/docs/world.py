@@ -193,8 +193,8 @@ def _make_home(home: Path) -> None:
     """Folders of text, as pages take them for granted: `~/notes` and `~/code`."""
     for name, suffix in (("notes", "md"), ("code", "py")):
         (home / name).mkdir(parents=True)
-        for number in range(20):
-            text = _tale(f"{name} {number}", lines=120)
+        for number in range(120):  # a twentieth is held out
+            text = _tale(f"{name} {number}", lines=20)
             (home / name / f"{number}.{suffix}").write_text(text if suffix == "md" else f'"""{text}"""\n')
 
 
