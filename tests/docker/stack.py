@@ -40,7 +40,7 @@ class Stack:
     def command(self, *words: str) -> list[str]:
         """`docker compose WORDS` for this stack; run it in `environment`."""
         files = [word for file in self._files for word in ("--file", str(PROJECT / file))]
-        return ["docker", "compose", "--project-name", self.project, *files, *words]
+        return ["docker", "compose", "--ansi", "never", "--project-name", self.project, *files, *words]
 
     def build(self) -> float:
         """Build what is built; the seconds that it took, which a cache makes few."""

@@ -110,6 +110,8 @@ def test_every_variable_is_a_setting() -> None:
 
 def test_in_production_no_password_is_in_a_file_of_the_project() -> None:
     services = PRODUCTION["services"]
+    aliases = re.findall(r"(?m)[:-] [&*]\w+", (PROJECT / "docker-compose.production.yml").read_text())
+    assert not aliases, "compose applies `!reset` where it stands, and not where an alias repeats it"
     for name in ("backend", "worker", "worker-gpu", "migrate"):
         assert services[name]["environment"]["ML_SERVICE_DATABASE_URL"] is None
         assert "ml_service_database_url" in services[name]["secrets"]

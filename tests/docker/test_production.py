@@ -41,7 +41,7 @@ def test_without_a_key_nothing_is_answered(stack: Stack) -> None:
     with stack.client() as client:
         for answer in (client.post("/forward", json=ASKED), client.get("/metrics"), client.post("/rollback", json={})):
             assert answer.status_code == 401, answer.text
-        assert client.post("/forward", json=ASKED, headers={"Authorization": "Bearer "}).status_code == 401
+        assert client.post("/forward", json=ASKED, headers={"Authorization": "Bearer"}).status_code == 401
         assert client.post("/forward", json=ASKED, headers={"Authorization": "Bearer none"}).status_code == 401
         assert client.get("/health/ready").status_code == 200
         assert client.get("/ui/").status_code == 200, "the page asks for the key"
