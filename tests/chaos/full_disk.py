@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
@@ -24,12 +23,12 @@ from ml_service.data.database import SQLITE_FILE, Database
 from ml_service.data.datasets import Datasets
 from ml_service.data.experiments import FINISHED, Experiments
 from ml_service.data.tables import Deployment, Experiment, LoggedRequest, Record
+from tests.chaos.disk import Disk
 from tests.chaos.load import Wish, asking
 from tests.chaos.report import Report, parser_of
 from tests.chaos.stack import Stack, wait_until
 from tests.chaos.survive import first_bundle
 
-DISK_MIB = 1000
 REFUSED = (507, 503)
 WORDS = ("disk", "room", "MB")
 """A refusal says one of them."""
@@ -40,40 +39,6 @@ WISH = {
     },
 }  # fmt: skip
 BACK_S = 15.0
-
-
-class Disk:
-    """A file system of its own in memory, and a file that takes what is left of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._ballast = folder, folder / "ballast"
-
-    @contextlib.contextmanager
-    def mounted(self) -> Iterator[None]:
-        """In the block it is there."""
-        self.folder.mkdir()
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "chaos", str(self.folder)], check=True, timeout=30
-        )
-        try:
-            yield
-        finally:
-            subprocess.run(["umount", "-l", str(self.folder)], check=True, timeout=30)
-
-    def fill(self, leave_bytes: int = 0) -> None:
-        """Take all but so much; what others free meanwhile is taken, too."""
-        with self._ballast.open("ab") as file:
-            while True:
-                usage = os.statvfs(self.folder)
-                free = usage.f_bavail * usage.f_frsize - leave_bytes
-                if free < usage.f_frsize:
-                    return
-                with contextlib.suppress(OSError):  # somebody was faster
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
-
-    def make_room(self) -> None:
-        """Give it back."""
-        self._ballast.unlink(missing_ok=True)
 
 
 class Trial:
@@ -183,6 +148,7 @@ def main() -> None:
                 trial = Trial(stack, disk, report)
                 with asking(Wish(stack.url, clients=2, pause_s=0.1)) as load:
                     _try_all(trial, is_quick=arguments.quick)
+                _fill_during_a_restart(trial)
                 trial.client.close()
                 report.figure("/forward asked and failed", f"{len(load.answers):,} and {len(load.failures())}")
                 report.expect(not load.failures(), f"/forward failed: {load.failures()}")
@@ -211,7 +177,6 @@ def _try_all(trial: Trial, *, is_quick: bool) -> None:
                 work()
             trial.send("POST", f"/deploy/{second}")
     _fill_during_an_upload(trial)
-    _fill_during_a_restart(trial)
     for phase in ("train", "export") if is_quick else ("extract", "train", "export", "evaluate"):
         _fill_during(trial, phase)
 
