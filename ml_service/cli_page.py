@@ -26,7 +26,12 @@ def page(
     Example: ml-service page --backend http://models:8000 --port 8080
     """
     from ml_service.frontend.process import serve
+    from ml_service.utils.logs import EventLogger, configure_early, in_json
 
-    typer.echo(f"the page of {backend} is at http://{host}:{port}/ui", err=True)
+    configure_early("page")
+    if in_json():
+        EventLogger("page").info("page.listening", backend=backend, host=host, port=port)
+    else:
+        typer.echo(f"the page of {backend} is at http://{host}:{port}/ui", err=True)
     known_as = None if same_origin else (address or backend).rstrip("/")
     serve(backend, grafana, known_as, host=host, port=port)

@@ -199,8 +199,7 @@ class DecodeLoop:
             for part in parts:
                 self._fail(part.sequence, error)
             return
-        now = time.perf_counter()
-        tokens = sum(len(part.token_ids) for part in parts)
+        now, tokens = time.perf_counter(), sum(len(part.token_ids) for part in parts)
         self._pace.stepped(tokens, now - started)
         self._telemetry.iteration_tokens.observe(tokens)
         for part, own_TV, bests in shares(parts, logits_TV):

@@ -19,6 +19,7 @@ from ml_service.pipeline.doctor.finding import Finding, Patient, fail, ok, warn
 from ml_service.utils.telemetry import Telemetry
 
 SUBJECT = "model"
+_PROVED_HERE_BYTES = 1 << 30
 _LITTLE_BYTES = 500 << 20
 
 
@@ -31,6 +32,11 @@ class _Bundle:
 def model_proves_itself(patient: Patient) -> Iterator[Finding]:
     """Files, graph, golden sample, as at every load; and that the clock is not before its making."""
     bundle = _to_answer(patient)
+    size_bytes = sum(file.stat().st_size for file in bundle.path.glob("*"))
+    if size_bytes > _PROVED_HERE_BYTES:
+        yield ok(SUBJECT, f"{bundle.whose}: {size_bytes / 1e9:.1f} GB, too large to be proved in seconds; that is "
+                          f"ml-service bundle verify {bundle.path}")  # fmt: skip
+        return
     settings = patient.settings.model_copy(update={"slots": 1, "prefix_cache_mib": 0})
     started = time.perf_counter()
     try:
