@@ -82,7 +82,7 @@ def test_a_check_that_hangs_is_not_waited_for_and_one_that_breaks_is_told(settin
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("ML_SERVICE_SLOT", "3", "there is no setting ML_SERVICE_SLOT; README lists all"),
+        ("ML_SERVICE_SLOT", "3", "there is no setting ML_SERVICE_SLOT;"),
         ("ML_SERVICE_SLOTS", "many", "ML_SERVICE_SLOTS: Input should be a valid integer"),
     ],
 )
