@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import time
@@ -19,6 +18,7 @@ from tests.docker.stack import Stack, docker, until
 
 pytestmark = pytest.mark.docker
 START_S = 60.0
+STREAMED = {"stream": True, "temperature": 1.0, "seed": 1, "ignore_eos": True}
 TRAINING_S = 600.0
 """It gives way to everybody, so where the machine has other work it waits."""
 HARDENED = ("backend", "worker", "page", "frontend", "db", "prometheus", "migrate")
@@ -117,17 +117,13 @@ def test_an_answer_comes_through_nginx_and_names_its_request(client: httpx.Clien
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/forward", {"text": "def ", "max_new_tokens": 200, "stream": True, "ignore_eos": True}),
-        (
-            "/v1/completions",
-            {"model": "active", "prompt": "def ", "max_tokens": 200, "stream": True, "ignore_eos": True},
-        ),
+        ("/forward", {"text": "def ", "max_new_tokens": 200}),
+        ("/v1/completions", {"model": "active", "prompt": "def ", "max_tokens": 200}),
     ],
 )
 def test_a_stream_comes_token_by_token(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
-    times = pieces_of(client, path, body)
-    assert len(times) > 20, "a proxy kept it and gave it at once"
-    assert sum(later > earlier + 1e-4 for earlier, later in itertools.pairwise(times)) > 15
+    moments = {round(each, 3) for each in pieces_of(client, path, body | STREAMED)}
+    assert len(moments) > 8, "a proxy kept it and gave it at once"
 
 
 def test_a_picture_is_read(client: httpx.Client) -> None:
