@@ -38,11 +38,12 @@ class Supervisor:
         self._cleaned = time.monotonic()
         self._pause_s = _LOOK_EVERY_S
         self._is_ending = False
+        self._asked: subprocess.Popen[bytes] | None = None
 
     def end_soon(self) -> None:
         """Ask the worker to end and start no other one; returns at once, and may be called from a signal handler."""
         self._is_ending = True
-        process = self._process
+        self._asked = process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
@@ -85,7 +86,8 @@ class Supervisor:
         self._is_ending = True
         if self._process is None or self._process.poll() is not None:
             return
-        self._process.terminate()
+        if self._asked is not self._process:  # a second signal would end it at once, without its checkpoint
+            self._process.terminate()
         try:
             await asyncio.to_thread(self._process.wait, self._settings.drain_timeout_s + _GRACE_S)
         except subprocess.TimeoutExpired:
