@@ -9,7 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all test-page test-docker chromium prometheus check fix demo repro bench chaos lock
+.PHONY: help setup serve test test-all test-page test-docker chromium prometheus check fix demo repro bench chaos lock audit
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,10 @@ check: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: requirements.lock ## compare the lock file with known holes (wants pypi.org itself, not a mirror)
+	@test -x build/audit/bin/pip-audit || ($(PYTHON) -m venv build/audit && build/audit/bin/pip install -qq pip-audit)
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock
 
 fix: $(STAMP) ## mend what can be mended, print the tree and the settings anew
 	$(BIN)/ruff check --fix .
