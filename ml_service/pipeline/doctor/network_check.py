@@ -18,6 +18,8 @@ from ml_service.pipeline.doctor.finding import Finding, Patient, fail, ok, warn
 from ml_service.utils.logs import SERVICE
 
 _TIMEOUT_S = 2.0
+_PATIENCE_S = 6.0
+"""For the description, which a server works out when it is first asked: seconds where the machine is busy."""
 _LISTENING = "0A"
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -33,7 +35,7 @@ def port_is_ours_or_free(patient: Patient) -> Iterator[Finding]:
         yield ok("port", f"{where} is free: the service does not run here")
         return
     address = f"http://{_reachable(settings.host)}:{settings.port}"
-    about = _asked(f"{address}/openapi.json")
+    about = _asked(f"{address}/openapi.json", _PATIENCE_S)
     if about is None or about.get("info", {}).get("title") != "ml_service":
         owner = _owner(settings.port) or "another process"
         yield fail("port", f"{where}: {error}; {owner} has it", "end that, or choose another: ML_SERVICE_PORT")
@@ -95,10 +97,10 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _asked(url: str) -> dict[str, Any] | None:
+def _asked(url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Any] | None:
     """What is answered, whatever its status; None where it is no JSON object."""
     try:
-        with _direct.open(url, timeout=_TIMEOUT_S) as response:
+        with _direct.open(url, timeout=timeout_s) as response:
             found = json.load(response)
     except urllib.error.HTTPError as error:
         with suppress(ValueError):
