@@ -11,9 +11,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ml_service.backend.middleware import HEADER
 from ml_service.backend.page_process import PageProcess
 from ml_service.common.errors import Unavailable
-from ml_service.utils.logs import EventLogger
+from ml_service.utils.logs import EventLogger, request_id
 
 if TYPE_CHECKING:
     import aiohttp
@@ -27,6 +28,8 @@ _ONE_HOP = frozenset(
 _HANDSHAKE = frozenset(
     b"sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-protocol".split()
 )
+_OUR_ID = frozenset({HEADER.lower().encode()})
+"""The browser's own, if any, is the service's by now."""
 _GONE = 1012
 """The web socket's code for a service that restarts."""
 Headers = Iterable[tuple[bytes, bytes]]
@@ -62,7 +65,7 @@ class PageProxy:
             response = await session.request(
                 request.method,
                 f"http://page{_target(scope)}",
-                headers=_passed(scope["headers"], scope["scheme"]),
+                headers=[*_passed(scope["headers"], scope["scheme"], _OUR_ID), (HEADER, request_id.get() or "none")],
                 data=request.stream() if has_body else None,
                 allow_redirects=False,
             )

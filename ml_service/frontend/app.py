@@ -9,7 +9,7 @@ import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from nicegui import Client, app, ui
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml_service.frontend import health
@@ -24,6 +24,7 @@ from ml_service.frontend.judging import page as judging
 from ml_service.frontend.passing import passages
 from ml_service.frontend.playground import page as playground
 from ml_service.frontend.visit import KEY_COOKIE, Service, Visit
+from ml_service.utils.logs import request_id
 
 PREFIX = "/ui"
 _YEAR_S = 365 * 24 * 3600
@@ -56,6 +57,7 @@ def create_page(backend: str, grafana: str | None = None, address: str | None = 
     page.add_api_route("/", lambda: RedirectResponse(f"{PREFIX}/"), include_in_schema=False)
     page.add_api_route("/health", lambda: {"status": "ok"}, include_in_schema=False)
     page.add_middleware(_OnlyOurs)
+    page.add_middleware(_Known)
     app.add_static_files("/assets", ASSETS, max_cache_age=_YEAR_S)
     app.add_api_route("/key", _keep_key, methods=["POST"])
     app.include_router(passages(lambda: services[0]))
@@ -99,11 +101,24 @@ async def _keep_key(request: Request) -> Response:
     """Keep the key where no script of a page can read it; only this browser session has it."""
     key = (await request.body()).decode("latin-1").strip()
     response = Response(status_code=204)
+    is_secure = request.url.scheme == "https"
     if key:
-        response.set_cookie(KEY_COOKIE, key, httponly=True, samesite="strict", path=PREFIX)
+        response.set_cookie(KEY_COOKIE, key, httponly=True, samesite="strict", path=PREFIX, secure=is_secure)
     else:
         response.delete_cookie(KEY_COOKIE, path=PREFIX)
     return response
+
+
+class _Known:
+    """Lines that are written for a request carry the id that the service gave it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (given := Headers(scope=scope).get("x-request-id")):
+            request_id.set(given)  # the context is this request's own
+        await self.app(scope, receive, send)
 
 
 class _OnlyOurs:
