@@ -200,13 +200,14 @@ def test_a_real_server_writes_nothing_but_objects_and_its_children_know_the_requ
     server.client.post("/forward", **form, headers={"X-Request-ID": "a-picture"}).raise_for_status()  # type: ignore[arg-type]
     texts = {"texts": [f"{SECRET} {number} and so on, a text that is long enough" for number in range(8)]}
     server.client.post("/add_data", json=texts, headers={"X-Request-ID": "an-upload"}).raise_for_status()
-    assert server.client.get("/ui/").status_code == 200
+    assert server.client.get("/ui/nowhere", headers={"X-Request-ID": "a-look"}).status_code == 404
     code, errors = server.stop()
     assert code == 0, errors
     told = [json.loads(line) for line in errors.splitlines()]
     by_process = {(line["process"], line.get("request_id")) for line in told}
     assert {("server", "a-picture"), ("image_reader", "a-picture")} <= by_process
     assert {("server", "an-upload"), ("intake", "an-upload")} <= by_process
+    assert ("page", "a-look") in by_process
     assert SECRET not in errors and "def read" not in errors
 
 
