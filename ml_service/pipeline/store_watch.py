@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from ml_service.utils.telemetry import Telemetry
 
 log = EventLogger("store_watch")
 EVERY_S = 5.0
+_REST = 50
+"""A look that takes its time is taken less often: it is no more than a fiftieth of the database's work."""
 PATIENCE_S = 10.0
 """A look that takes longer finds a database that is away, whatever it may say in the end."""
 
@@ -48,9 +51,12 @@ class StoreWatch:
         await look
 
     async def _watch(self) -> None:
+        took_s = 0.0
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(max(EVERY_S, _REST * took_s))
+            started = time.perf_counter()
             await self.look()
+            took_s = min(time.perf_counter() - started, 1.0)  # one that hung says nothing of the next
 
     def _look(self) -> None:
         try:
