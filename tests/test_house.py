@@ -92,6 +92,12 @@ def test_readme_leads_to_every_page() -> None:
     assert not [path.name for path in PAGES if path.parent.name == "docs" and f"(docs/{path.name})" not in readme]
 
 
+def test_the_page_of_the_architecture_has_every_command_of_make() -> None:
+    commands = re.findall(r"^([a-z-]+):.*##", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for name in commands if f"`make {name}`" not in page] == ["help"]
+
+
 def test_a_tree_without_a_place_is_told() -> None:
     with pytest.raises(ValueError, match="no place"):
         with_tree("nothing", "tree")
