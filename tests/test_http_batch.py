@@ -73,6 +73,21 @@ def test_rows_whose_time_is_up_before_they_begin_end_with_that(client: TestClien
     assert {row["error"] for row in answer.json()["predictions"]} == {"the time was up before a slot was free"}
 
 
+def test_rows_with_half_a_surrogate_pair_anywhere_fail_alone(client: TestClient) -> None:
+    rows = (
+        b'{"text": "a", "id": "\\ud800"}', b'{"text": "a", "\\ud800": 1}', b'{"text": "a", "stop": ["\\ud800"]}',
+        b'{"text": "a", "json_schema": {"a": "\\ud800"}}', b'{"text": "a", "json_schema": {"\\ud800": {}}}', b'"a"',
+    )  # fmt: skip
+    body = b'{"max_new_tokens": 2, "texts": [' + b",".join(rows) + b"]}"
+    answer = client.post("/forward_batch", content=body, headers={"Content-Type": "application/json"})
+    predictions = answer.json()["predictions"]
+    assert len(predictions) == len(rows)
+    assert "prediction" in predictions[-1]
+    assert [row["id"] for row in predictions] == ["?", "1", "2", "3", "4", "5"]
+    assert all("as a unicode string" in row["error"] for row in predictions[:3])
+    assert not any("error of the service" in row.get("error", "") for row in predictions)
+
+
 def test_a_window_bounds_what_runs_and_closing_cancels_it() -> None:
     running, most, taken = 0, 0, []
 

@@ -39,6 +39,8 @@ BAD_BODIES = {
     "a prompt much longer than the context": (json.dumps({"text": "x" * 15_000}).encode(), "the model's context is 64"),
     "no UTF-8": (b'{"text": "\xff"}', ""),
     "half a surrogate pair": (b'{"text": "\\ud800"}', ""),
+    "half a pair as a field": (b'{"text": "a", "\\ud800": 1}', "unable to parse raw data"),
+    "half a pair in a schema": (b'{"text": "a", "json_schema": {"a": "\\ud800"}}', "json_schema cannot be used"),
 }
 
 

@@ -91,6 +91,8 @@ def test_what_is_wrong_is_said_in_words(client: TestClient, service: Service) ->
         ({"replay": 1}, 400, "replay"),
         ({"hyperparameters": {"nonsense": 1}}, 400, "hyperparameters.nonsense"),
         ({"hyperparameters": {"learning_rate": -1}}, 400, "hyperparameters.learning_rate"),
+        ({"hyperparameters": {"preset": "\ud800"}}, 400, "half a surrogate pair"),
+        ({"hyperparameters": {"preset": ["a", {"b": "\0"}]}}, 400, "NUL"),
         ({"start_from": 99}, 404, "no experiment 99"),
         ({"start_from": "nobody"}, 400, "start_from"),
         ({"dataset_version": 9}, 404, "no version 9"),
@@ -98,7 +100,8 @@ def test_what_is_wrong_is_said_in_words(client: TestClient, service: Service) ->
         ({"unknown": 1}, 400, "unknown field"),
     ]
     for body, status, words in wrong:
-        assert words in problem(client.post("/retrain", json=body), status), body
+        sent = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+        assert words in problem(client.post("/retrain", **sent), status), body  # type: ignore[arg-type]
     assert "no experiment 9" in problem(client.get("/metrics/9"), 404)
     assert "no experiment 9" in problem(client.post("/experiments/9/cancel"), 404)
     assert "at least two" in problem(client.get("/experiments/compare", params={"ids": "1"}), 400)

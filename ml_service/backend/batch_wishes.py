@@ -25,7 +25,7 @@ from lib.aside import aside
 from lib.in_order import taken_in_a_thread
 from lib.row_files import BrokenFile, BrokenRow, json_lines, table_rows, text_lines
 from ml_service.backend.batch_pictures import open_pictures
-from ml_service.backend.errors import bad_request_of
+from ml_service.backend.errors import bad_request_of, unicode_of
 from ml_service.backend.options import values_of
 from ml_service.backend.schemas import BatchRow
 from ml_service.common.errors import BadRequest
@@ -149,7 +149,7 @@ def _of_cells(row: dict[str, str] | BrokenRow) -> Any:
 
 def _wish(number: int, row: Any, shared: Options) -> Wish:
     own_id = row.get("id") if isinstance(row, dict) else None
-    id_ = str(own_id)[:256] if isinstance(own_id, str | int) else str(number)
+    id_ = unicode_of(str(own_id)[:256]) if isinstance(own_id, str | int) else str(number)
     if isinstance(row, BrokenRow):
         return Wish(id_, error=row.reason)
     try:

@@ -52,7 +52,7 @@ def problem(status: int, title: str, detail: str, fields: list[tuple[str, str]] 
         "type": f"urn:ml-service:{title.replace(' ', '-').replace('_', '-')}",
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": unicode_of(detail),
         "request_id": request_id.get(),
     }
     if fields:
@@ -121,12 +121,17 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> str:
     """All methods of the path (RFC 9110); the framework names those of the first route that has it."""
-    routes, scope = request.app.routes, request.scope
+    routes, scope = request.app.routes, dict(request.scope)
     return ", ".join(m for m in _METHODS if any(r.matches(scope | {"method": m})[0] is Match.FULL for r in routes))
 
 
 def _sentence(fields: list[tuple[str, str]]) -> str:
     return "; ".join(f"{where}: {what}" for where, what in fields[:5])
+
+
+def unicode_of(text: str) -> str:
+    """As it can be sent: what a client is told of may be a key of its own that has half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _headers_of(error: errors.ServiceError) -> dict[str, str]:
@@ -140,7 +145,7 @@ def _headers_of(error: errors.ServiceError) -> dict[str, str]:
 def _where(location: tuple[int | str, ...]) -> str:
     """`body.temperature` as a client knows it: `temperature`."""
     names = [str(part) for part in location[1:] if isinstance(part, str) or len(location) > 2]
-    return ".".join(names) or str(location[0])
+    return unicode_of(".".join(names) or str(location[0]))
 
 
 def _what(item: Mapping[str, Any]) -> str:
@@ -148,4 +153,4 @@ def _what(item: Mapping[str, Any]) -> str:
         return f"not JSON: {item.get('ctx', {}).get('error', 'cannot be read')}"
     if item["type"] == "extra_forbidden":
         return "unknown field"
-    return str(item["msg"]).removeprefix("Value error, ")
+    return unicode_of(str(item["msg"]).removeprefix("Value error, "))

@@ -21,8 +21,23 @@ def _storable(text: str) -> str:
     return text
 
 
+def _storable_values(values: dict[str, Any]) -> dict[str, Any]:
+    left: list[Any] = [values]
+    while left:
+        match left.pop():
+            case str() as text:
+                _storable(text)
+            case dict() as inner:
+                left += [*inner, *inner.values()]
+            case list() as inner:
+                left += inner
+    return values
+
+
 StorableText = Annotated[str, AfterValidator(_storable)]
 """What both databases can keep."""
+StorableValues = Annotated[dict[str, Any], AfterValidator(_storable_values)]
+"""An object of anything that JSON has, each text in it such a one."""
 Identifier = Annotated[int, Field(ge=1, lt=2**63)]
 """The number of a row."""
 MAX_STOP_STRINGS = 16

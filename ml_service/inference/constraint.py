@@ -62,7 +62,12 @@ class Grammars:
             grammar = LLMatcher.grammar_from_regex(parameters.regex or "")
         else:
             # Free white space would let a model fill its answer with it.
-            grammar = LLMatcher.grammar_from_json_schema(parameters.json_schema, {"whitespace_flexible": False})
+            try:
+                grammar = LLMatcher.grammar_from_json_schema(parameters.json_schema, {"whitespace_flexible": False})
+            except ValueError as error:  # half a surrogate pair, or deeper than it goes
+                raise BadRequest(
+                    "json_schema cannot be used: it is no JSON that can be written", [(field, "not JSON")]
+                ) from error
         matcher = LLMatcher(self._compiled, grammar, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().splitlines()[0]

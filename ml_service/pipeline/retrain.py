@@ -15,7 +15,7 @@ from lib.provenance import current_commit
 from ml_service.common.bundle import Precision
 from ml_service.common.errors import BadRequest, Conflict, InsufficientStorage
 from ml_service.common.settings import PROJECT
-from ml_service.common.types import Identifier, StorableText
+from ml_service.common.types import Identifier, StorableText, StorableValues
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.datasets import Datasets
@@ -64,7 +64,7 @@ class RetrainWish(BaseModel):
         0.6, ge=0, lt=1, allow_inf_nan=False, description="Share of the training for what the model knew before."
     )
     budget: BudgetWish = Field(BudgetWish(seconds=300), description="Seconds, tokens or steps.")
-    hyperparameters: dict[str, Any] = Field(
+    hyperparameters: StorableValues = Field(
         default_factory=dict, description="Keys of the training plan, such as learning_rate, window, batch_size."
     )
     strategy: Literal["single", "ddp", "fsdp"] = Field("single", description="How processes share the work.")
