@@ -1,5 +1,6 @@
 """Requests that schemathesis makes from the OpenAPI document, valid ones and wrong ones, with what came of them."""
 
+# ruff: noqa: ARG001 - schemathesis wants the hooks at the end to name all that it gives them
 from __future__ import annotations
 
 import threading
