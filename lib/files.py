@@ -78,6 +78,14 @@ def is_disk_error(error: BaseException | None) -> bool:
     )
 
 
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether there was no room for something, also where a library hides the system's error behind its own."""
+    if error is None:
+        return False
+    is_full = (isinstance(error, OSError) and error.errno in NO_ROOM) or "No space left" in str(error)
+    return is_full or is_full_disk(error.__cause__ or error.__context__)
+
+
 def sha256_of_file(path: Path) -> str:
     """The file's SHA-256 in hexadecimal, read in pieces of 1 MiB."""
     digest = hashlib.sha256()

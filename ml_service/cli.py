@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from lib.interruption import TrainingStopped
+from lib.files import is_full_disk
 from lib.processes import end_at_once_when_asked
 from ml_service.cli_bench import bench
 from ml_service.cli_data import data_app
@@ -58,8 +59,16 @@ def main() -> None:
     except TrainingStopped as stopped:
         tell_refusal(str(stopped))
         raise SystemExit(stopped.exit_code) from None
-    except (ServiceError, OSError, ValueError) as error:
-        tell_refusal(_in_words(error) if isinstance(error, ValidationError) else str(error))
+    except ServiceError as refused:
+        tell_refusal(str(refused))
+        raise SystemExit(1) from None
+    except Exception as error:
+        if is_full_disk(error):
+            tell_refusal("the disk is full: make room and try again")
+        elif isinstance(error, OSError | ValueError):
+            tell_refusal(_in_words(error) if isinstance(error, ValidationError) else str(error))
+        else:
+            raise
         raise SystemExit(1) from None
     finally:
         stop_tracing()

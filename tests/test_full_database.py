@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from lib.files import is_full_disk
+from ml_service import cli
 from ml_service.common.errors import InsufficientStorage, ServiceError, Unavailable
 from ml_service.common.settings import Settings
 from ml_service.data.database import Database
@@ -83,6 +86,30 @@ def test_a_job_that_failed_is_written_down_as_such_afterwards(local: Database, r
 
     assert settle(jobs, Lease(jobs, CLAIM, threading.Event()), work).startswith("failed")
     assert jobs.ended == ["failed: there is no room for a checkpoint"]
+
+
+def test_a_full_disk_is_known_behind_the_errors_of_libraries() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    hidden = RuntimeError("cannot write")
+    hidden.__cause__ = full
+    assert is_full_disk(full)
+    assert is_full_disk(hidden)
+    assert is_full_disk(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert not is_full_disk(FileNotFoundError(errno.ENOENT, "No such file"))
+    assert not is_full_disk(None)
+
+
+def test_a_command_that_finds_no_room_says_so_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("tensors: No space left on device")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "the disk is full: make room and try again" in capsys.readouterr().err
 
 
 def test_a_worker_outlives_a_database_that_cannot_be_written(local: Database, refusal: ServiceError) -> None:
