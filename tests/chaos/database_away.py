@@ -31,7 +31,7 @@ SILENCE_S = 5.0
 """`ML_SERVICE_DATABASE_TIMEOUT_S`."""
 LONGEST_S = 2 * SILENCE_S + 2
 """Whoever asks first waits for the silent connection, then for a fresh one."""
-STEPS = 300
+STEPS = 200
 
 
 @dataclass
@@ -192,12 +192,12 @@ def _judge_answers(
         told[how] = [s for name, begin, end in away if name == how for s in load.between(begin, end)]
     for name, spans in told.items():
         print(f"{name:<12}{len(spans):>8}" + "".join(f"{quantile_ms(spans, q):>9.1f}" for q in (0.5, 0.99, 1)))
-    usual_ms = quantile_ms(usual, 0.99)
+    usual_ms, usual_most_ms = quantile_ms(usual, 0.99), quantile_ms(usual, 1)
     for how in HOWS:
         p99_ms, most_ms = quantile_ms(told[how], 0.99), quantile_ms(told[how], 1)
         report.figure(f"p99 of /forward, {how} over usual", f"{p99_ms / usual_ms:.2f}")
         report.expect(p99_ms <= 2 * usual_ms, f"/forward's p99 is {p99_ms:.0f} ms beside {usual_ms:.0f} ({how})")
-        report.expect(most_ms <= 1000, f"a /forward took {most_ms:.0f} ms ({how})")
+        report.expect(most_ms <= max(1000, 2 * usual_most_ms), f"a /forward took {most_ms:.0f} ms ({how})")
 
 
 def _judge_refusals(report: Report, seen: Seen, away: list[tuple[str, float, float]]) -> None:
@@ -216,8 +216,6 @@ def _judge_refusals(report: Report, seen: Seen, away: list[tuple[str, float, flo
     wrong = Counter(f"{path} {status}" for _, _, path, status, _ in seen.outcomes
                     if status not in (200, 201, 202, 409, 503))  # fmt: skip
     report.expect(not wrong, f"other answers: {dict(wrong)}")
-    longest = max(seconds for _, seconds, _, _, _ in seen.outcomes)
-    report.expect(longest <= 30, f"a request that needs the database took {longest:.0f} s")
 
 
 def _judge_end(stack: Stack, report: Report, experiment: int, accepted: list[str]) -> None:
