@@ -39,15 +39,25 @@ def feedback_export(
 
 
 @audit_app.command("verify")
-def audit_verify() -> None:
-    """Check that no event of the audit log was changed, taken out or put in; exit code 1 where one was."""
+def audit_verify(
+    seal: Annotated[
+        str | None, typer.Option(help="As an earlier run printed it: what it sealed has to be there still.")
+    ] = None,
+) -> None:
+    """Check that no event of the audit log was changed, taken out or put in; exit code 1 where one was.
+
+    Who can write to the database can make a whole new log, or leave out the last events: keep the seal elsewhere.
+    """
     from ml_service.data import audit
 
     with opened_store() as (_, database):
         count, problem = audit.verify(database)
+        last = audit.latest(database, 1)
+        if problem is None and seal is not None and not audit.has_seal(database, seal):
+            problem = "none of them has the seal that was given: this is another log, or its end was left out"
     if problem is not None:
         raise ValueError(f"{count:,} events hold together, then: {problem}")
-    typer.echo(f"all {count:,} events hold together")
+    typer.echo(f"all {count:,} events hold together{f'; seal {last[0].hash}' if last else ''}")
 
 
 @audit_app.command("list")

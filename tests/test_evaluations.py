@@ -101,14 +101,14 @@ def test_a_worker_that_is_lost_shows_in_the_evaluation(database: Database, exper
 def test_who_cancels_gets_a_cancelled_one(database: Database, experiment: int) -> None:
     evaluations = Evaluations(database)
     waiting, _ = evaluations.ask(asked(experiment))
-    assert evaluations.cancel(waiting.evaluation.id) == "cancelled"
+    assert evaluations.cancel(waiting.evaluation.id, "tests") == "cancelled"
     with pytest.raises(Conflict, match="cancelled already"):
-        evaluations.cancel(waiting.evaluation.id)
+        evaluations.cancel(waiting.evaluation.id, "tests")
     with pytest.raises(NotFound, match="no evaluation 99"):
-        evaluations.cancel(99)
+        evaluations.cancel(99, "tests")
     running, _ = evaluations.ask(asked(experiment, "e"))
     claim = claimed(database)
-    assert evaluations.cancel(running.evaluation.id) == "running"
+    assert evaluations.cancel(running.evaluation.id, "tests") == "running"
     assert Jobs(database).heartbeat(claim, {}) is True
 
 

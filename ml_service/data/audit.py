@@ -55,6 +55,12 @@ def verify(database: Database) -> tuple[int, str | None]:
     return count, None
 
 
+def has_seal(database: Database, seal: str) -> bool:
+    """Whether there is an event with this hash."""
+    with database.reading() as session:
+        return session.scalar(select(AuditEvent.id).where(AuditEvent.hash == seal)) is not None
+
+
 def _seal(event: AuditEvent) -> str:
     told = [
         event.at.isoformat(), event.actor, event.action, event.target, event.before, event.after, event.previous_hash,

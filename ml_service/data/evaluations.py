@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ml_service.common.errors import Conflict, NotFound
+from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.jobs import Jobs
 from ml_service.data.tables import Evaluation, Job
@@ -95,6 +96,8 @@ class Evaluations:
             session.flush()
             evaluation.job_id = self._jobs.queue(session, EVALUATE, payload={"evaluation_id": evaluation.id})
             session.flush()
+            told = {"experiment": asked.experiment_id, "data": asked.data_name, "data_sha256": asked.data_sha256}
+            audit.record(self._database, session, asked.actor, "evaluate", f"evaluation {evaluation.id}", {}, told)
             return _standing(session, evaluation), True
 
     def finish(self, session: Session, evaluation_id: int, state: str, report: dict[str, Any]) -> None:
@@ -105,13 +108,16 @@ class Evaluations:
         evaluation.metrics = {name: figure["value"] for name, figure in figures.items()}
         evaluation.n = report.get("count", 0)
 
-    def cancel(self, evaluation_id: int) -> str:
+    def cancel(self, evaluation_id: int, actor: str) -> str:
         """Stop it; the state that follows. Raises NotFound, Conflict where it is over."""
         with self._database.writing() as session:
             standing = _standing(session, _found(session, evaluation_id))
             if standing.is_over or standing.evaluation.job_id is None:
                 raise Conflict(f"evaluation {evaluation_id} is {standing.state} already: there is nothing to cancel")
-            return self._jobs.cancel_job(session, standing.evaluation.job_id)
+            state = self._jobs.cancel_job(session, standing.evaluation.job_id)
+            target = f"evaluation {evaluation_id}"
+            audit.record(self._database, session, actor, "cancel", target, {"state": standing.state}, {"state": state})
+            return state
 
     def forget_folders(self, before: datetime) -> list[str]:
         """The folders of those that were over by then: their rows are no longer kept, their figures are."""

@@ -60,7 +60,10 @@ class FeedbackStore:
             )  # fmt: skip
             session.add(feedback)
             session.flush()
-        return feedback, "corrected" if correction is not None else "accepted" if accepted else "rejected"
+            verdict: Verdict = "corrected" if correction is not None else "accepted" if accepted else "rejected"
+            told = {"request": request_id, "verdict": verdict}
+            audit.record(self._database, session, actor, "feedback", f"feedback {feedback.id}", {}, told)
+        return feedback, verdict
 
     def lessons(self, limit: int = 100_000) -> list[Lesson]:
         """What can become data and is not yet: corrections, and accepted answers whose text is in the request log."""

@@ -74,9 +74,9 @@ class Evaluator:
                 shutil.rmtree(folder, ignore_errors=True)
         return standing, is_new
 
-    def cancel(self, evaluation_id: int) -> str:
+    def cancel(self, evaluation_id: int, actor: str) -> str:
         """Stop it; the state that follows. Raises NotFound, Conflict where it is over."""
-        state = self._evaluations.cancel(evaluation_id)
+        state = self._evaluations.cancel(evaluation_id, actor)
         folder = self._evaluations.standing(evaluation_id).evaluation.folder
         if state == "cancelled" and folder is not None:  # nobody had begun: whoever has removes it
             shutil.rmtree(self._settings.store / FOLDER / folder, ignore_errors=True)

@@ -126,9 +126,11 @@ async def rows(evaluation_id: EvaluationId, database: CurrentDatabase, settings:
 
 
 @router.post("/evaluations/{evaluation_id}/cancel", status_code=202, responses=problems(404, 409, 507))
-async def cancel(evaluation_id: EvaluationId, database: CurrentDatabase, settings: CurrentSettings) -> EvaluationState:
+async def cancel(
+    evaluation_id: EvaluationId, database: CurrentDatabase, settings: CurrentSettings, actor: CurrentActor
+) -> EvaluationState:
     """Stop it: nothing of it is kept."""
-    state = await asyncio.to_thread(Evaluator(database, settings).cancel, evaluation_id)
+    state = await asyncio.to_thread(Evaluator(database, settings).cancel, evaluation_id, actor)
     return EvaluationState(id=evaluation_id, state=state)
 
 
