@@ -31,12 +31,11 @@ class Guests:
         """(kind, "whole" or what was wrong)."""
         self._threads: list[threading.Thread] = []
 
-    def begin(self, count: int) -> None:
-        """So many of each kind."""
-        kinds = {"whole answer": self._whole, "stream": self._stream, "batch": self._batch, "upload": self._upload,
-                 "picture": self._picture}  # fmt: skip
-        for kind, ask in kinds.items():
-            for number in range(count if kind in ("whole answer", "stream") else 1):
+    def begin(self, **counts: int) -> None:
+        """So many of each: whole, stream, batch, upload, picture."""
+        for kind, count in counts.items():
+            for number in range(count):
+                ask: Callable[[httpx.Client, int], str] = getattr(self, f"_{kind}")
                 thread = threading.Thread(target=self._ask, args=(kind, ask, number), daemon=True)
                 self._threads.append(thread)
                 thread.start()

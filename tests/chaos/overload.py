@@ -167,9 +167,8 @@ def _judge_after(report: Report, alone: list[float], first: list[float], later: 
         factor = float(np.median(taken or [float("inf")])) / float(np.median(alone))
         report.figure(f"median {when} over before", f"{factor:.2f}")
         report.expect(factor <= goal, f"{when} a request takes {factor:.2f} times as long")
-    metrics = stack.metrics()
-    left = metrics.get("ml_service_num_requests_running", 0) + metrics.get("ml_service_num_requests_waiting", 0)
-    report.expect(left == 0, f"{left:.0f} requests are left")
+    left = stack.at_work()
+    report.expect(left == 0, f"{left} requests are left")
 
 
 if __name__ == "__main__":

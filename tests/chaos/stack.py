@@ -102,6 +102,11 @@ class Stack:
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
+    def at_work(self) -> int:
+        """Requests that an engine answers, or that wait for one."""
+        names = ("ml_service_num_requests_running", "ml_service_num_requests_waiting")
+        return int(sum(value for name, value in self.metrics().items() if name.startswith(names)))
+
     def kill(self, victim: str, dice: random.Random) -> bool:
         """kill -9; whether there was such a process."""
         found = [self._cluster.pid()] if victim == "database" else self._pids_of(victim)
