@@ -22,6 +22,8 @@ class ApiError(Exception):
         """The HTTP status; 0 where there was no answer."""
         self.problem = dict(problem or {})
         """The whole `application/problem+json`."""
+        self.had_key = False
+        """Whether the service was asked with a key."""
 
     @property
     def is_away(self) -> bool:
@@ -32,6 +34,13 @@ class ApiError(Exception):
     def wants_key(self) -> bool:
         """Whether a key is missing, or is not the right one."""
         return self.status == 401
+
+    @property
+    def about_key(self) -> str:
+        """What to do where a key is wanted, and what is wrong with the one that there is."""
+        if self.had_key:
+            return f"{self} Enter another one with the key button above."
+        return "Enter it with the key button above."
 
     @property
     def fields(self) -> dict[str, str]:
@@ -116,7 +125,9 @@ class Api:
                 method, self.backend + path, params=query, headers={**own, **(headers or {})}, timeout=timeout, **sent
             ) as response:
                 if response.status >= 400 and not is_told:
-                    raise refusal(response.status, await response.read(), response.reason or "")
+                    error = refusal(response.status, await response.read(), response.reason or "")
+                    error.had_key = bool(self.key)
+                    raise error
                 yield response
         except TimeoutError as error:
             raise ApiError("The service takes too long to answer.") from error

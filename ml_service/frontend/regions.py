@@ -108,8 +108,7 @@ def failed(error: ApiError, again: Callable[[], object] | None = None) -> None:
         ui.icon("cloud_off" if error.is_away else "error_outline").classes("state-icon bad")
         title = "The service cannot be reached" if error.is_away else "This could not be loaded"
         ui.label("A key is wanted" if error.wants_key else title).classes("state-title")
-        hint = "Enter it with the key button above." if error.wants_key else str(error)
-        ui.label(hint).classes("state-hint")
+        ui.label(error.about_key if error.wants_key else str(error)).classes("state-hint")
         if again is not None and not error.wants_key:
             ui.button("Try again", icon="refresh", on_click=again).props("flat dense no-caps")
 

@@ -156,7 +156,7 @@ class AnswerPane:
         self._say("")
         with self._place, ui.element("div").classes("answer-error").props('role="alert"'):
             ui.icon("error_outline")
-            text("span", "A key is wanted: enter it with the key button above." if error.wants_key else str(error))
+            text("span", f"A key is wanted. {error.about_key}" if error.wants_key else str(error))
 
     def _say(self, sentence: str) -> None:
         if not self._status.is_deleted:
