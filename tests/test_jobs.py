@@ -90,6 +90,14 @@ def test_sixty_jobs_among_four_workers_are_each_claimed_once(database: Database)
     assert len(set(taken)) == 60
 
 
+def test_an_error_that_no_database_can_keep_as_it_is_ends_a_job_all_the_same(database: Database, jobs: Jobs) -> None:
+    experiment_id = queue_experiment(database, jobs)
+    assert jobs.try_again(claimed(jobs), "the column a\0b is missing, \ud800 too")
+    with database.reading() as session:
+        job = session.query(Job).filter_by(experiment_id=experiment_id).one()
+    assert job.error == "the column a\ufffdb is missing, ? too"
+
+
 def test_one_training_a_device(database: Database, jobs: Jobs) -> None:
     first, second = (queue_experiment(database, jobs) for _ in range(2))
     claim = claimed(jobs, "gpu 0")

@@ -37,7 +37,9 @@ class EvaluationOptions(BaseModel):
         default_factory=dict, max_length=50, description="Label → the text that stands for it; itself where not given."
     )
     delimiter: StorableText = Field(" ", max_length=200, description="Between a text and its label.")
-    metrics: list[str] | None = Field(None, min_length=1, max_length=20, description="All that fit where not given.")
+    metrics: list[StorableText] | None = Field(
+        None, min_length=1, max_length=20, description="All that fit where not given."
+    )
     max_new_tokens: int = Field(64, ge=1, le=4096, description="The most tokens that continue a prompt, greedily.")
     stop: list[Annotated[StorableText, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] = Field(
         default_factory=list, max_length=MAX_STOP_STRINGS, description="A continuation ends before any of these."

@@ -34,6 +34,11 @@ def _storable_values(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def storable(text: str) -> str:
+    """What both databases can keep of it: what a file said may be part of an error."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
 StorableText = Annotated[str, AfterValidator(_storable)]
 """What both databases can keep."""
 StorableValues = Annotated[dict[str, Any], AfterValidator(_storable_values)]

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from lib.processes import is_gone
 from ml_service.common.errors import Conflict
+from ml_service.common.types import storable
 from ml_service.data.database import Database, now
 from ml_service.data.states import change_state
 from ml_service.data.tables import Experiment, Job
@@ -189,7 +190,7 @@ class Jobs:
             if job.attempt >= job.max_attempts:
                 self._end(session, job, "failed", error)
                 return False
-            job.error = error
+            job.error = storable(error)
             self._requeue(session, job, self._clock() + self._delay(job))
             return True
 
@@ -247,7 +248,7 @@ class Jobs:
             change_state(session, Experiment, job.experiment_id, ("running",), "queued")
 
     def _end(self, session: Session, job: Job, state: str, error: str | None) -> None:
-        moment = self._clock()
+        moment, error = self._clock(), storable(error) if error is not None else None
         job.state, job.finished, job.error, job.lock_key, job.lease_end = state, moment, error, None, None
         if job.experiment_id is not None:
             change_state(
