@@ -133,3 +133,37 @@ def test_who_watches_a_training_does_not_hold_up_the_end(server: Server) -> None
             assert code == 0, errors
             assert time.monotonic() - began < 15  # of the 30 that a drain may take
             assert "server.drained left=0" in errors
+
+
+BUSY = """
+import time
+import ml_service.pipeline.worker as module
+from ml_service.cli import main
+
+class Busy(module.Worker):
+    def _work_once(self, lane):
+        time.sleep(60 if lane == "training" else 0)
+        return False
+
+module.run_when_idle = lambda: None
+module.Worker = Busy
+main()
+"""
+
+
+@pytest.mark.parametrize(("script", "signals", "code"), [("", 1, 0), (BUSY, 2, 128 + signal.SIGTERM)])
+def test_a_worker_ends_in_order_when_it_is_asked_and_at_once_the_second_time(
+    script: str, signals: int, code: int, tmp_path: Path
+) -> None:
+    words = ["-c", script] if script else ["-m", "ml_service.cli"]
+    with subprocess.Popen(
+        [sys.executable, *words, "worker"],
+        cwd=PROJECT, env=os.environ | {"ML_SERVICE_STORE": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
+    ) as worker:  # fmt: skip
+        assert worker.stderr is not None
+        said = iter(worker.stderr)
+        assert any("worker.started" in line for line in said)
+        for _ in range(signals):
+            worker.send_signal(signal.SIGTERM)
+            assert any("worker.stopping" in line for line in said)
+        assert worker.wait(30) == code
