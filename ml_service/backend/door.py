@@ -61,8 +61,8 @@ class Door:
     def _counted(self, limits: RateLimits, scope: Scope, holder: Holder | None) -> Standing | None:
         if holder is not None:
             standing = limits.count(f"key {holder.name}", holder.rate)
-        elif self._keyring is not None:
-            return None  # only what is open to all comes without a key
+        elif self._keyring is not None or not limits.has_default:
+            return None  # where keys are on, only what is open to all comes without one
         else:
             client = scope.get("client")
             standing = limits.count(name_of_address(client[0] if client else None))

@@ -6,6 +6,7 @@ import ipaddress
 import math
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ml_service.common.rates import Rate
@@ -46,6 +47,11 @@ class RateLimits:
         self._default = default
         self._counter: RateLimiter | None = None
 
+    @property
+    def has_default(self) -> bool:
+        """Whether somebody who has no rate of their own is counted."""
+        return self._default is not None
+
     def count(self, who: str, own: Rate | None = None) -> Standing | None:
         """Count a request of somebody who may have a rate of their own; None where there is no limit."""
         rate = own or self._default
@@ -61,6 +67,7 @@ class RateLimits:
         return Standing(rate, left, max(math.ceil(resets_at - time.time()), 1), is_over)
 
 
+@lru_cache(maxsize=4096)
 def name_of_address(host: str | None) -> str:
     """Under which an address is counted."""
     if host is None:
