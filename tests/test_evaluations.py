@@ -68,6 +68,14 @@ def test_the_same_question_is_asked_once(database: Database, experiment: int) ->
     assert [each.id for each in evaluations.of_experiment(experiment)] == [other.evaluation.id, first.evaluation.id]
 
 
+def test_a_report_is_kept_whatever_the_rows_said(database: Database, experiment: int) -> None:
+    first, _ = Evaluations(database).ask(asked(experiment))
+    finish(database, claimed(database), "succeeded", REPORT | {"worst": [{"text": "a\0b \ud800 \U0001f642"}]})
+    report = Evaluations(database).standing(first.evaluation.id).evaluation.report
+    assert report["worst"] == [{"text": "a\ufffdb ? \U0001f642"}]
+    assert report["metrics"] == REPORT["metrics"]
+
+
 def test_a_question_that_failed_is_asked_again(database: Database, experiment: int) -> None:
     evaluations = Evaluations(database)
     first, _ = evaluations.ask(asked(experiment))

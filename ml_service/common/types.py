@@ -39,6 +39,18 @@ def storable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
+def storable_json(value: Any) -> Any:
+    """The same of all texts in what JSON can say; for what we made ourselves, which is not deep."""
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {storable_json(key): storable_json(each) for key, each in value.items()}
+        case list() | tuple():
+            return [storable_json(each) for each in value]
+    return value
+
+
 StorableText = Annotated[str, AfterValidator(_storable)]
 """What both databases can keep."""
 StorableValues = Annotated[dict[str, Any], AfterValidator(_storable_values)]

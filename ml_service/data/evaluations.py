@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ml_service.common.errors import Conflict, NotFound
+from ml_service.common.types import storable_json
 from ml_service.data import audit
 from ml_service.data.database import Database, now
 from ml_service.data.jobs import Jobs
@@ -103,7 +104,8 @@ class Evaluations:
     def finish(self, session: Session, evaluation_id: int, state: str, report: dict[str, Any]) -> None:
         """It is over; in the transaction that ends its job."""
         evaluation = session.get_one(Evaluation, evaluation_id)
-        evaluation.state, evaluation.report, evaluation.finished = state, report, now()
+        # Its worst rows are text from a file, which may be anything.
+        evaluation.state, evaluation.report, evaluation.finished = state, storable_json(report), now()
         figures = report.get("metrics", {})
         evaluation.metrics = {name: figure["value"] for name, figure in figures.items()}
         evaluation.n = report.get("count", 0)
