@@ -55,7 +55,7 @@ class Server:
             return False
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90  # much is done beside it where all tests run
         while not condition():
             assert time.monotonic() < deadline, f"it never became {what}"
             time.sleep(0.01)
