@@ -99,7 +99,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         with Watched(server, prometheus) as watched:
             wait_until(lambda: prometheus.target()["health"] == "up", "Prometheus reaches the server")
             watched.scores = watched.use_everything()  # type: ignore[attr-defined]
-            wait_until(lambda: prometheus.now('ml_service_evaluation_score{metric="chrf"}'), "the scores are told")
+            wait_until(lambda: prometheus.ever('ml_service_evaluation_score{metric="chrf"}'), "the scores are told")
             wait_until(lambda: prometheus.now("max(ml_service_active_generation) > 1"), "the deployment is told")
             yield watched
     finally:
@@ -157,7 +157,7 @@ def test_figures_are_what_they_should_be(watched: Watched) -> None:
     assert prometheus.now('ml_service_feedback_total{verdict="accepted"}') == [2]
     assert prometheus.now('ml_service_images_total{result="read"}') == [1]
     (score,) = prometheus.now('ml_service_evaluation_score{metric="chrf"}')
-    assert score == pytest.approx(watched.scores["chrf"]["value"])  # type: ignore[attr-defined]
+    assert score == pytest.approx(watched.scores["chrf"])  # type: ignore[attr-defined]
     (asked,) = prometheus.now('sum(ml_service_requests_finished_total{finish_reason=~"stop|length"})')
     assert asked >= watched.answers * 0.9
     (hits,) = prometheus.now("ml_service_prefix_cache_hits_total / ml_service_prefix_cache_queries_total")
