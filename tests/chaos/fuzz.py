@@ -46,6 +46,7 @@ def main() -> None:
                 few = max(examples // 10, 1)
                 tell("the same on PostgreSQL", try_document(service.url, KEY, few, seed + 1, whole=False))
                 tell("values on PostgreSQL", try_values(service.client, 97 if is_quick else 3))
+                tell("broken files on PostgreSQL", try_files(service.client, 0, whole=False))
     report.figure("statuses", ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items())))
     report.finish()
 

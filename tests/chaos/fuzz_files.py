@@ -12,6 +12,12 @@ from tests.chaos.fuzz_document import PATIENCE_S, Tried
 
 _NAMES = ("a.txt", "a.csv", "a.jsonl", "a.parquet", "a.zip", "a.exe", ".zip", "a\0.csv", "../a.csv", "a" * 5_000)
 
+_ROWS = (
+    ("a.csv", b"te\0xt,b\na,b\n"), ("a.csv", b"text\na\0b\nc\n"), ("a.jsonl", b'{"text": "a\\u0000b"}\n"\\ud800"\n'),
+    ("a.jsonl", b'{"te\\u0000xt": "a"}\n'), ("a\0b.csv", b"text\nabc\n"), ("\ufffe.csv", b"text\n\xed\xa0\x80\n"),
+)  # fmt: skip
+"""What a database may not be able to keep."""
+
 
 def try_files(client: httpx.Client, pictures: int, *, whole: bool = True) -> Tried:
     """Small broken pictures, so many of each format; and, for the `whole`, the large ones and every other file."""
@@ -34,6 +40,9 @@ def _answers(client: httpx.Client, pictures: int, whole: bool) -> Iterator[tuple
             for path, field in (("/add_data", "files"), ("/evaluate", "file"), ("/forward_batch", "file")):
                 if path == "/forward_batch" or (whole and len(content) < 3):
                     yield f"{name[:20]!r} of {content!r}", client.post(path, files={field: (name, content)})
+    for name, content in _ROWS:
+        for path, field in (("/add_data", "files"), ("/evaluate", "file")):
+            yield f"{name} of {content!r}", client.post(path, files={field: (name, content)})
     if whole:
         yield from answers(client)
         for name, content in FILES.items():
