@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from lib.interruption import TrainingStopped
 from lib.files import is_full_disk
+from lib.interruption import TrainingStopped
 from lib.processes import end_at_once_when_asked
 from ml_service.cli_bench import bench
 from ml_service.cli_data import data_app
@@ -22,7 +22,7 @@ from ml_service.cli_keys import keys_app
 from ml_service.cli_page import page
 from ml_service.cli_stage import stage
 from ml_service.cli_upkeep import audit_app, feedback_app, migrate, retention
-from ml_service.cli_words import pair, setting
+from ml_service.cli_words import pair, setting, told
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
 from ml_service.common.settings import Settings
@@ -66,7 +66,7 @@ def main() -> None:
         if is_full_disk(error):
             tell_refusal("the disk is full: make room and try again")
         elif isinstance(error, OSError | ValueError):
-            tell_refusal(_in_words(error) if isinstance(error, ValidationError) else str(error))
+            tell_refusal(told(error) if isinstance(error, ValidationError) else str(error))
         else:
             raise
         raise SystemExit(1) from None
@@ -287,15 +287,6 @@ def _settings(**given: Any) -> Settings:
     if settings.bundle is None:
         return settings
     return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle)})
-
-
-def _in_words(error: ValidationError) -> str:
-    sentences = []
-    for item in error.errors():
-        where = ".".join(map(str, item["loc"]))
-        what = item["msg"].removeprefix("Value error, ")
-        sentences.append(f"{where}: {what}" if where else what)
-    return "; ".join(sentences)
 
 
 if __name__ == "__main__":
