@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml_service.backend.errors import error_response, problem_of
-from ml_service.common.errors import TooLarge
+from ml_service.common.errors import TooLarge, Unavailable
 from ml_service.inference.handles import Live
 from ml_service.inference.live import LiveModel
 from ml_service.utils.logs import request_id, request_path
@@ -20,6 +20,7 @@ from ml_service.utils.tracing import tracer
 
 HEADER = "X-Request-ID"
 CLIENT_LEFT = 499
+_RETRY_S = 5.0
 TAKEN = "ml_service.taken"
 """In a request's scope: the models that it took."""
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -71,6 +72,11 @@ class AnswerBugs:
 
         try:
             await self.app(scope, receive, send_watched)
+        except asyncio.CancelledError:  # a client who leaves does not come to here: it is the server that ends
+            if scope["type"] == "http" and not has_begun:
+                late = Unavailable("the service ended before this was done", retry_after_s=_RETRY_S)
+                await _send_problem(late, scope, receive, send)
+            raise
         except Exception as error:  # the border of the service
             if scope["type"] != "http" or has_begun:
                 raise
