@@ -91,7 +91,8 @@ class World:
         assert self._server.process.poll() is None, "the server died of the page"
         row = re.compile(rf'http_requests_total\{{handler="(.*?)",method="(\w+)",status="{statuses}"\}} (.*)')
         for found in filter(None, map(row.match, self._server.client.get("/metrics").text.splitlines())):
-            counted[found[2], found[1]] = counted.get((found[2], found[1]), 0) + float(found[3])
+            route = found[2], found[1].replace(":path}", "}")
+            counted[route] = counted.get(route, 0) + float(found[3])
         return counted
 
     def _port(self, shown: str) -> int:
