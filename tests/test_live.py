@@ -13,8 +13,10 @@ from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_service.backend.dependencies import CALLER, _bucket
+from ml_service.backend.dependencies import _bucket
+from ml_service.backend.door import HOLDER
 from ml_service.common.errors import NotFound, Unavailable
+from ml_service.data.api_keys import ENVIRONMENT, Holder
 from ml_service.inference.handles import BUCKETS, Handles, Live, random_bucket
 from ml_service.inference.live import LiveModel
 from ml_service.utils.logs import request_id
@@ -159,9 +161,14 @@ def test_the_same_client_is_always_in_the_same_bucket(key: str, other: str) -> N
         assert bucket_of(request_with(other)) in range(BUCKETS)
 
 
+def test_all_who_have_the_key_of_the_environment_are_told_apart_by_their_requests() -> None:
+    buckets = {bucket_of(request_with(str(number), ENVIRONMENT)) for number in range(50)}
+    assert len(buckets) > 1
+
+
 def request_with(id_: str, key: str | None = None) -> Request:
     scope: dict[str, Any] = {"type": "http", "headers": [], "id": id_}
-    return Request(scope | ({CALLER: key} if key is not None else {}))
+    return Request(scope | ({HOLDER: Holder(key, frozenset())} if key is not None else {}))
 
 
 def bucket_of(request: Request) -> int:

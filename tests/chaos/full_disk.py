@@ -161,6 +161,8 @@ def _try_all(trial: Trial, *, is_quick: bool) -> None:
     second = trial.retrain()
     assert second is not None, "there is room"
     wait_until(lambda: trial.account(second)["state"] == "succeeded", "the first training", 180)
+    for experiment in (second, 1):  # so that there is something to go back to
+        trial.send("POST", f"/deploy/{experiment}")
     with trial.full("everything"):
         time.sleep(2.5)  # the request log is written once a second
         trial.read()
