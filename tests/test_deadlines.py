@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ml_service.backend.deadlines import Deadline
-from ml_service.common.errors import Unavailable
+from ml_service.common.errors import Overloaded
 from ml_service.inference.reading import Reading
 from tests.fakes import PlainReader
 from tests.test_http import events
@@ -67,7 +67,7 @@ def test_a_picture_that_takes_longer_than_the_request_may_is_given_up(
 ) -> None:
     reader = with_reader(client, monkeypatch, "read")
     answer = asked(client, route, SOON)
-    assert answer.status_code == 503
+    assert answer.status_code == 429
     assert "before the image was read" in answer.text
     assert int(answer.headers["retry-after"]) >= 1
     assert reader.cancelled == 1
@@ -94,7 +94,7 @@ def test_a_deadline_leaves_a_moment_and_cancels_what_takes_longer() -> None:
     async def play() -> None:
         deadline = Deadline(0.0)
         assert 0 < deadline.left_s < 0.1
-        with pytest.raises(Unavailable, match="before it was done"):
+        with pytest.raises(Overloaded, match="before it was done"):
             await deadline.met_by(asyncio.Event().wait(), "it was done")
         assert 59 < Deadline(60).left_s <= 60
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from ml_service.backend.dependencies import settings_of
-from ml_service.common.errors import Unavailable
+from ml_service.common.errors import Overloaded
 
 Result = TypeVar("Result")
 _LEAST_S = 0.001
@@ -29,12 +29,12 @@ class Deadline:
         return max(self._at - self._loop.time(), _LEAST_S)
 
     async def met_by(self, work: Awaitable[Result], what: str) -> Result:
-        """What comes of the work; where it takes longer it is cancelled, and Unavailable raised: `what` was wanted."""
+        """What comes of the work; cancelled where it takes longer, and then Overloaded is raised: `what` was wanted."""
         try:
             async with asyncio.timeout_at(self._at):
                 return await work
         except TimeoutError as error:
-            raise Unavailable(f"the time of this request was over before {what}") from error
+            raise Overloaded(f"the time of this request was over before {what}") from error
 
 
 async def deadline_of(request: Request, timeout_s: float | None) -> Deadline:

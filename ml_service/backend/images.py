@@ -16,7 +16,7 @@ from lib.aside import aside
 from ml_service.backend.deadlines import Deadline
 from ml_service.backend.dependencies import image_reader_of, settings_of
 from ml_service.backend.forms import ReceivedForm
-from ml_service.common.errors import BadRequest, TooLarge, Unavailable
+from ml_service.common.errors import BadRequest, Overloaded, TooLarge, Unavailable
 from ml_service.inference.image_reader import ImageReader
 from ml_service.inference.reading import Reading
 
@@ -45,7 +45,7 @@ class Seen:
         try:
             drawing = self.reader.draw(self.image, self.reading, continuation)
             drawn = await self.deadline.met_by(drawing, "the image was drawn")
-        except Unavailable:
+        except (Overloaded, Unavailable):
             return None
         return (await aside(base64.b64encode, drawn)).decode("ascii")
 
