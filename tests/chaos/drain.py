@@ -22,7 +22,7 @@ import psutil
 from ml_service.data.database import Database
 from ml_service.data.experiments import FINISHED
 from ml_service.data.tables import DataBatch, Deployment
-from tests.chaos.guests import DRAIN_S, Guests
+from tests.chaos.guests import DRAIN_S, TOO_LATE, Guests
 from tests.chaos.report import Report, parser_of
 from tests.chaos.stack import Stack, wait_until
 from tests.chaos.survive import first_bundle
@@ -91,9 +91,13 @@ def _full_of_work(stack: Stack, report: Report, rounds: int) -> None:
             took.append(time.monotonic() - began)
             outcomes += guests.end()
             report.expect(process.returncode == 0, f"the process ended with code {process.returncode}")
-    whole = sum(count for (_, became), count in outcomes.items() if became == "whole")
-    report.figure("requests under way and finished", f"{outcomes.total()} and {whole}, in {max(took):.1f} s at most")
-    cut = {f"{kind}: {became}": count for (kind, became), count in outcomes.items() if became != "whole"}
+    whole, late = (sum(count for (_, became), count in outcomes.items() if became == what)
+                   for what in ("whole", TOO_LATE))  # fmt: skip
+    under_way = outcomes.total() - late
+    report.figure("requests under way and finished", f"{under_way} and {whole}, in {max(took):.1f} s at most")
+    report.expect(late < under_way / 2, f"{late} requests were sent and not under way when the signal came")
+    fine = ("whole", TOO_LATE)
+    cut = {f"{kind}: {became}": count for (kind, became), count in outcomes.items() if became not in fine}
     report.expect(not cut, f"cut off by the signal: {cut}")
     report.expect(min(took) > 0.5, "the work was over before the signal: nothing was drained")
     print(f"new requests meanwhile: {dict(refused)}")

@@ -15,6 +15,7 @@ from ml_service.common.settings import PROJECT
 
 DRAIN_S = 30.0
 """`ML_SERVICE_DRAIN_TIMEOUT_S`."""
+TOO_LATE = "refused, for it came too late"
 LONG = {"text": "def value(", "max_new_tokens": 700, "ignore_eos": True}
 ROW_COUNT = 60
 ROWS = "".join(
@@ -28,7 +29,7 @@ class Guests:
     def __init__(self, url: str) -> None:
         self._url = url
         self.outcomes: list[tuple[str, str]] = []
-        """(kind, "whole" or what was wrong)."""
+        """(kind, "whole", `TOO_LATE` or what was wrong)."""
         self._threads: list[threading.Thread] = []
 
     def begin(self, **counts: int) -> None:
@@ -55,11 +56,13 @@ class Guests:
             self.outcomes.append((kind, f"{type(error).__name__}: {error}"))
 
     def _whole(self, client: httpx.Client, number: int) -> str:
-        answer = client.post("/forward", json=LONG | {"seed": number})
-        return "whole" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:100]}"
+        return _outcome(client.post("/forward", json=LONG | {"seed": number}))
 
     def _stream(self, client: httpx.Client, number: int) -> str:
         with client.stream("POST", "/forward", json=LONG | {"stream": True, "seed": number}) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                return _outcome(answer)
             last = ""
             for line in answer.iter_lines():
                 last = line if line.startswith("event: ") else last
@@ -89,4 +92,11 @@ class Guests:
     def _picture(self, client: httpx.Client, _: int) -> str:
         picture = (PROJECT / "data" / "samples" / "code.png").read_bytes()
         answer = client.post("/forward", files={"image": ("code.png", picture)}, data={"max_new_tokens": "200"})
-        return "whole" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:100]}"
+        return _outcome(answer)
+
+
+def _outcome(answer: httpx.Response) -> str:
+    """A request that the service had not begun when the signal came is told so: it is a new one."""
+    if answer.status_code == 503 and "shutting down" in answer.text:
+        return TOO_LATE
+    return "whole" if answer.status_code == 200 else f"{answer.status_code} {answer.text[:200]}"
