@@ -20,6 +20,7 @@ from ml_service.data.experiments import Experiments
 from ml_service.data.jobs import Jobs
 from ml_service.data.series import Series
 from ml_service.data.tables import Experiment, LoggedRequest
+from ml_service.inference.handles import Live
 from ml_service.pipeline.lessons import export_lessons
 
 SMALL = {"budget": {"steps": 5}, "hyperparameters": {"window": 32}}
@@ -210,7 +211,7 @@ def test_a_score_that_comes_after_the_loss_of_its_step_is_told_too(
 
     async def told() -> list[dict[str, Any]]:
         found, store = [], Experiments(service.database, service.settings.store)
-        async for event in experiments._follow(service.database, store, 2):
+        async for event in experiments._follow(service.database, store, Live(), 2):
             ((name, data),) = events_of(event.decode())
             found += [data] if name == "points" else []
             if not values:
