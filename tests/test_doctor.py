@@ -154,7 +154,8 @@ def test_a_model_that_does_not_prove_itself_is_told_the_active_one_first(
     database = Database(None, settings.store)
     migrate(database)
     experiments = Experiments(database, settings.store)
-    imported = experiments.import_bundle(bundle, "tests")
+    copied = Path(shutil.copytree(bundle, tmp_path / "copied"))  # it is deployed from where it lies
+    imported = experiments.import_bundle(copied, "tests")
     Deployer(database, settings).deploy(Order(imported.id, "tests", "to begin with"))
     (experiments.bundle_of(imported.id).path / GRAPH_FILE).unlink()
     database.close()

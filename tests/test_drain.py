@@ -108,7 +108,7 @@ def test_a_signal_while_it_starts_ends_it_with_code_0(bundle: Path, tmp_path: Pa
             cwd=PROJECT, env=os.environ | {"ML_SERVICE_STORE": str(tmp_path / "store")}, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(wait_s)
-        while _has_default_handler(process.pid):
+        while process.poll() is None and _has_default_handler(process.pid):
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

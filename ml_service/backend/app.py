@@ -149,7 +149,7 @@ def _measure(app: FastAPI, telemetry: Telemetry) -> None:
     instrumentator = Instrumentator(
         registry=telemetry.registry,
         should_group_status_codes=False,
-        excluded_handlers=["/metrics", "/docs/static", f"^{PAGE_PATH}"],
+        excluded_handlers=["^/metrics$", "^/docs/static", f"^{PAGE_PATH}"],
     )
     instrumentator.instrument(app)
     instrumentator.expose(app, tags=["operations"], dependencies=[needs()], response_class=PlainTextResponse)
