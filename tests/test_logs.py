@@ -136,10 +136,9 @@ def test_a_wish_is_known_by_whoever_fulfils_it_in_another_process_too(
     assert variables["TQDM_DISABLE"] == "1", "bars are no JSON"
     for told in (variables, lasting):
         monkeypatch.setenv("_ML_SERVICE_CONTEXT", told["_ML_SERVICE_CONTEXT"])
-        threading.Thread(target=lambda: (in_child(), log.info("inside"))).start()  # a context of its own
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+        child = threading.Thread(target=lambda: (in_child(), log.info("inside")))  # a context of its own
+        child.start()
+        child.join()
     trainer, reader = lines()[2:]
     assert (trainer["process"], trainer["request_id"], trainer["job"]) == ("trainer", "wish-1", 7)
     assert reader["process"] == "reader" and "request_id" not in reader
