@@ -108,12 +108,12 @@ def test_figures_are_sums_over_the_corpus(judge: Judge, tmp_path: Path) -> None:
 
 def test_a_bad_row_fails_alone_and_is_told(judge: Judge, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(
-        b'{"text": "good"}\n{"text": \n{"other": 1}\n7\n{"text": "\\ud800"}\n"\xff"\n"fine"\n'
+        b'{"text": "good"}\n{"text": \n{"other": 1}\n7\n{"text": "\\ud800"}\n"\xff"\n"\\ud800"\n"fine"\n'
     )
     report, rows = judge("a.jsonl"), table_in(tmp_path)
-    assert (report.count, report.failed) == (2, 5)
-    assert [bool(row["error"]) for row in rows] == [False, True, True, True, True, True, False]
-    assert [each.row for each in report.errors] == [2, 3, 4, 5, 6]
+    assert (report.count, report.failed) == (2, 6)
+    assert [bool(row["error"]) for row in rows] == [False, True, True, True, True, True, True, False]
+    assert [each.row for each in report.errors] == [2, 3, 4, 5, 6, 7]
 
 
 def test_a_document_is_a_row_as_long_as_it_is(judge: Judge, tmp_path: Path) -> None:

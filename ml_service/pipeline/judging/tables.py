@@ -150,10 +150,8 @@ class _JsonLines:
         for number, value in enumerate(json_lines(self._path, MAX_ROW_BYTES), 1):
             if isinstance(value, BrokenRow):
                 yield _broken(number, value.reason)
-            elif isinstance(value, str):
-                yield Row(number, {"text": value} if value else {})
-            elif isinstance(value, dict):
-                yield _row_of(number, value)
+            elif isinstance(value, str | dict):
+                yield _row_of(number, {"text": value} if isinstance(value, str) else value)
             else:
                 yield _broken(number, "neither a text nor an object")
 
