@@ -60,11 +60,13 @@ def try_document(url: str, key: str, examples: int, seed: int, *, whole: bool = 
         if isinstance(event, events.ScenarioFinished):
             _take(tried, event)
         elif isinstance(event, events.NonFatalError):
-            tried.failures.setdefault(f"{event.label}: {event.info.title}", event.info.message)
+            why = f"{event.info.message}\n{event.value!r} after {event.value.__cause__ or event.value.__context__!r}"
+            tried.failures.setdefault(f"{event.label}: {event.info.title}", why)
         elif isinstance(event, events.FatalError):
             raise event.exception
     ends.set()
     watchdog.join()
+    _begun.clear()
     return tried
 
 
@@ -137,6 +139,7 @@ def map_path_parameters(context: schemathesis.HookContext, path_parameters: Any)
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     """Spend little time on text: what may be long is short, and what is no number of tokens stays as it is."""
+    _begun.clear()  # one worker: what failed without an answer has ended, too
     _begun[case.id] = time.monotonic(), case.operation.label
     if isinstance(body := case.body, dict):
         for name in _BUDGETS:
