@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from lib.files import is_full_disk
+from lib.files import NO_ROOM_CODE, NO_ROOM_SAID, is_full_disk
 from lib.interruption import TrainingStopped
 from lib.processes import end_at_once_when_asked
 from ml_service.cli_bench import bench
@@ -53,25 +53,32 @@ Data = Annotated[Path, typer.Option("--data", help="Directory of the data set th
 
 
 def main() -> None:
-    """Run a verb; an error of the domain is one clear line and exit code 1, a bug is a trace."""
+    """Run a verb; an error of the domain is one clear line and exit code 1, a full disk 74, a bug is a trace."""
     try:
         app()
-    except TrainingStopped as stopped:
-        tell_refusal(str(stopped))
-        raise SystemExit(stopped.exit_code) from None
-    except ServiceError as refused:
-        tell_refusal(str(refused))
-        raise SystemExit(1) from None
     except Exception as error:
-        if is_full_disk(error):
-            tell_refusal("the disk is full: make room and try again")
-        elif isinstance(error, OSError | ValueError):
-            tell_refusal(told(error) if isinstance(error, ValidationError) else str(error))
-        else:
+        if (sentence := _last_word(error)) is None:
             raise
-        raise SystemExit(1) from None
+        try:
+            tell_refusal(sentence)
+            sys.stderr.flush()
+        except OSError:  # the log finds no room either: the code tells it, unless Python stumbles over it once more
+            sys.stderr = None
+        code = error.exit_code if isinstance(error, TrainingStopped) else 1
+        raise SystemExit(NO_ROOM_CODE if code == 1 and is_full_disk(error) else code) from None
     finally:
         stop_tracing()
+
+
+def _last_word(error: Exception) -> str | None:
+    """None for a bug."""
+    if isinstance(error, TrainingStopped | ServiceError):
+        return str(error)
+    if is_full_disk(error):
+        return NO_ROOM_SAID
+    if isinstance(error, ValidationError):
+        return told(error)
+    return str(error) if isinstance(error, OSError | ValueError) else None
 
 
 @corpus_app.command("build")

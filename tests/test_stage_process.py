@@ -25,6 +25,7 @@ from ml_service.pipeline.stage_process import (
     StageInterrupted,
     StageKilled,
     run_stage_process,
+    run_watched,
 )
 from ml_service.training.progress import ProgressLog
 
@@ -50,6 +51,23 @@ def process_of(directory: Path) -> int:
             if str(directory).encode() in words:
                 return int(entry.name)
     return 0
+
+
+NO_ROOM_ANYWHERE = """
+import errno, sys
+sys.stderr = open("/dev/full", "w", buffering=1)
+from ml_service import cli
+def work(): raise OSError(errno.ENOSPC, "No space left on device")
+cli.app = work
+cli.main()
+"""
+
+
+def test_a_full_disk_is_told_where_the_log_finds_no_room_either(tmp_path: Path) -> None:
+    log = tmp_path / LOG_FILE
+    with pytest.raises(StageFailed, match="the disk is full"):
+        run_watched([sys.executable, "-c", NO_ROOM_ANYWHERE], log, os.environ, never, 5.0)
+    assert log.read_text() == ""
 
 
 def test_a_stage_does_its_work_and_its_words_are_kept(corpus: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lib.files import NO_ROOM_CODE, NO_ROOM_SAID
 from ml_service.utils.handing_on import for_child
 from ml_service.utils.log_relay import Relay
 from ml_service.utils.logs import refusal_of
@@ -108,4 +109,6 @@ def _judge(code: int, log: Path, begin: int) -> None:
         file.seek(begin)
         said = file.read().decode("utf-8", "replace").splitlines()
     sentence = next(filter(None, map(refusal_of, reversed(said))), None)
+    if sentence is None and code == NO_ROOM_CODE:
+        sentence = NO_ROOM_SAID
     raise StageFailed(sentence or "an error of the service; the log beside its files has it")
