@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ml_service.common.errors import BadRequest, Overloaded, Unavailable
@@ -76,6 +76,10 @@ def test_a_piece_of_a_prompt_takes_what_is_fair_to_the_others(base_s: float, tok
         assert own in (8, 256) or seconds(own) == pytest.approx(max(1.5 * seconds(decoding), UNNOTICED_S), rel=0.25)
 
 
+_ROUNDING_S = 1e-9
+
+
+@example([0.04813862196703204, 0.05], 100)
 @given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=60), st.integers(0, 300))
 def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_takes_longer(
     steps: list[float], streams: int
@@ -84,10 +88,10 @@ def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_take
     for before, step in zip([0.0, *steps], steps, strict=False):
         now += step
         if frames.is_due(now, streams):
-            assert told < 0 or now - told + step > frame_s(streams), "too early: there was time for one more step"
+            assert told < 0 or now - told + step > frame_s(streams) - _ROUNDING_S, "too early: there was time for one more step"
             told = now
         else:
-            assert now - told <= max(frame_s(streams), before + step)
+            assert now - told <= max(frame_s(streams), before + step) + _ROUNDING_S
     assert told > 0, "the first step is told at once"
 
 
