@@ -88,7 +88,8 @@ def test_tokens_wait_for_each_other_a_frame_at_most_and_one_step_where_that_take
     for before, step in zip([0.0, *steps], steps, strict=False):
         now += step
         if frames.is_due(now, streams):
-            assert told < 0 or now - told + step > frame_s(streams) - _ROUNDING_S, "too early: there was time for one more step"
+            is_late = now - told + step > frame_s(streams) - _ROUNDING_S
+            assert told < 0 or is_late, "too early: there was time for one more step"
             told = now
         else:
             assert now - told <= max(frame_s(streams), before + step) + _ROUNDING_S
