@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lib.files import NO_ROOM_CODE, NO_ROOM_SAID, is_full_disk
 from lib.interruption import TrainingStopped
 from lib.processes import end_at_once_when_asked
+from lib.validation import in_words
 from ml_service.cli_bench import bench
 from ml_service.cli_data import data_app
 from ml_service.cli_deploy import deploy, deployments, rollback
@@ -21,11 +22,11 @@ from ml_service.cli_experiments import experiments_app, retrain, worker
 from ml_service.cli_keys import keys_app
 from ml_service.cli_page import page
 from ml_service.cli_stage import stage
+from ml_service.cli_store import settings_with
 from ml_service.cli_upkeep import audit_app, feedback_app, migrate, retention
-from ml_service.cli_words import pair, setting, told
+from ml_service.cli_words import pair, setting
 from ml_service.common.bundle import Manifest, Precision
 from ml_service.common.errors import ServiceError
-from ml_service.common.settings import Settings
 from ml_service.utils.logs import tell_refusal
 from ml_service.utils.tracing import start_tracing, stop_tracing
 
@@ -77,7 +78,7 @@ def _last_word(error: Exception) -> str | None:
     if is_full_disk(error):
         return NO_ROOM_SAID
     if isinstance(error, ValidationError):
-        return told(error)
+        return in_words(error)
     return str(error) if isinstance(error, OSError | ValueError) else None
 
 
@@ -245,7 +246,7 @@ def generate(
         repetition_penalty=repetition_penalty, stop=stop or [], seed=seed,
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
-    write_continuation(text, parameters, _settings(bundle=bundle, runtime=runtime, slots=1), sys.stdout)
+    write_continuation(text, parameters, settings_with(bundle=bundle, runtime=runtime, slots=1), sys.stdout)
 
 
 @app.command()
@@ -271,7 +272,7 @@ def serve(
     from ml_service.utils.logs import configure_early, configure_logs
 
     configure_early("server")
-    settings = _settings(host=host, port=port, store=store, bundle=bundle, runtime=runtime)
+    settings = settings_with(host=host, port=port, store=store, bundle=bundle, runtime=runtime)
     configure_logs(settings.log_level, settings.log_format, "server")
     check_exposure(settings)
     start_tracing(settings.otlp_endpoint, "server", with_texts=settings.trace_texts)
@@ -284,16 +285,6 @@ def serve(
 def _tell_of(manifest: Manifest, bundle: Path) -> None:
     size_bytes = sum(file.stat().st_size for file in bundle.iterdir())
     typer.echo(f"exported and proved: {bundle} ({manifest.precision}, {size_bytes:,} bytes, commit {manifest.commit})")
-
-
-def _settings(**given: Any) -> Settings:
-    """The environment's settings, with what the command line gave on top; a bundle may be a name in the store."""
-    from ml_service.data.bundles import Bundles
-
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    if settings.bundle is None:
-        return settings
-    return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle)})
 
 
 if __name__ == "__main__":

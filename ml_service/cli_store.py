@@ -1,11 +1,11 @@
-"""The store as the verbs of the command line open it, and who they say is asking."""
+"""Settings and store as the verbs of the command line have them, and who they say is asking."""
 
 from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_service.common.settings import Settings
 
@@ -34,3 +34,13 @@ def actor() -> str:
         return f"{getpass.getuser()} in a terminal"
     except (OSError, KeyError):  # a container may run as a number without a name
         return "a terminal"
+
+
+def settings_with(**given: Any) -> Settings:
+    """The environment's settings, with what the command line gave on top; a bundle may be a name in the store."""
+    from ml_service.data.bundles import Bundles
+
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    if settings.bundle is None:
+        return settings
+    return settings.model_copy(update={"bundle": Bundles(settings.store).find(settings.bundle)})

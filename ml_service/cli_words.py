@@ -1,11 +1,9 @@
-"""Words of the command line: KEY=VALUE, and what is wrong with settings in a sentence."""
+"""KEY=VALUE on the command line."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
-
-from pydantic import ValidationError
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -23,13 +21,3 @@ def setting(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except json.JSONDecodeError:
         return key, value
-
-
-def told(error: ValidationError) -> str:
-    """What pydantic found, in one line."""
-    sentences = []
-    for item in error.errors():
-        where = ".".join(map(str, item["loc"]))
-        what = item["msg"].removeprefix("Value error, ")
-        sentences.append(f"{where}: {what}" if where else what)
-    return "; ".join(sentences)

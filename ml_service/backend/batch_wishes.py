@@ -25,11 +25,11 @@ from lib.aside import aside
 from lib.in_order import taken_in_a_thread
 from lib.row_files import BrokenFile, BrokenRow, json_lines, table_rows, text_lines
 from ml_service.backend.batch_pictures import open_pictures
-from ml_service.backend.errors import bad_request_of, unicode_of
+from ml_service.backend.errors import bad_request_of
 from ml_service.backend.options import values_of
 from ml_service.backend.schemas import BatchRow
 from ml_service.common.errors import BadRequest
-from ml_service.common.types import GenerationParameters
+from ml_service.common.types import GenerationParameters, unicode_of
 from ml_service.data.staging import ReceivedFile
 from ml_service.inference.image_reader import ImageReader
 from ml_service.inference.reading import Reading

@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from lib.files import NO_ROOM
 from ml_service.common import errors
+from ml_service.common.types import unicode_of
 from ml_service.utils.logs import EventLogger, request_id
 
 log = EventLogger("errors")
@@ -127,11 +128,6 @@ def _allowed(request: Request) -> str:
 
 def _sentence(fields: list[tuple[str, str]]) -> str:
     return "; ".join(f"{where}: {what}" for where, what in fields[:5])
-
-
-def unicode_of(text: str) -> str:
-    """As it can be sent: what a client is told of may be a key of its own that has half a surrogate pair."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _headers_of(error: errors.ServiceError) -> dict[str, str]:

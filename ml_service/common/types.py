@@ -34,9 +34,14 @@ def _storable_values(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def unicode_of(text: str) -> str:
+    """As it can be sent: what a client is told of may be a key of its own that has half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def storable(text: str) -> str:
     """What both databases can keep of it: what a file said may be part of an error."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+    return unicode_of(text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
 def storable_json(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from lib.background import beside
 from ml_service.common.errors import Unavailable
 from ml_service.data.database import Database
 from ml_service.data.store_figures import store_figures
@@ -34,13 +35,8 @@ class StoreWatch:
     async def watching(self) -> AsyncIterator[None]:
         """While the block runs; there are figures from its beginning."""
         await self.look()
-        task = asyncio.create_task(self._watch())
-        try:
+        async with beside(self._watch()):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def look(self) -> None:
         """Look now."""

@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from lib.background import beside
 from lib.memory import resident_bytes
 
 EVERY_S = 5.0
@@ -81,13 +82,8 @@ class Recent:
     @asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
         """While the block runs."""
-        task = asyncio.create_task(self._sample())
-        try:
+        async with beside(self._sample()):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def _sample(self) -> None:
         before = Reading.of(self._registry)

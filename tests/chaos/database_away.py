@@ -18,6 +18,7 @@ from lib.text_data import content_hash
 from ml_service.data import audit
 from ml_service.data.database import Database
 from ml_service.data.tables import Deployment, Experiment, Job, Record
+from tests.chaos.crowd import Crowd
 from tests.chaos.load import PLAIN, Load, Wish, asking, quantile_ms
 from tests.chaos.report import Report, parser_of
 from tests.chaos.stack import Stack, wait_until
@@ -43,25 +44,18 @@ class Seen:
     """(began, seconds, route, status, Retry-After)."""
 
 
-class Writers:
+class Writers(Crowd):
     """People who add data, judge, look at lists, deploy: every route here needs the database."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._ends, self.seen = url, threading.Event(), Seen()
+        super().__init__()
+        self._url, self.seen = url, Seen()
         works = (self._add, self._add, self._feed_back, self._retrain, self._deploy)
         reads = ("/experiments", "/deployments", "/datasets", "/feedback")
-        self._threads = [threading.Thread(target=self._on_and_on, args=(work,), daemon=True) for work in works]
-        self._threads += [threading.Thread(target=self._look_at, args=(path,), daemon=True) for path in reads]
-
-    def __enter__(self) -> Writers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()
+        for work in works:
+            self._joins(self._on_and_on, work)
+        for path in reads:
+            self._joins(self._look_at, path)
 
     def _on_and_on(self, work: Any) -> None:
         number = 0

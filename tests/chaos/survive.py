@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,6 +24,7 @@ from ml_service.data.jobs import LEASE_S
 from ml_service.data.series import Series
 from ml_service.data.tables import DataBatch, Deployment, Experiment, Job, Record, ServingSlot
 from ml_service.pipeline.stages import export_model
+from tests.chaos.crowd import Crowd
 from tests.chaos.report import Report, parser_of
 from tests.chaos.stack import VICTIMS, Stack, wait_until
 from tests.conftest import build, small_plan, write_corpus
@@ -40,28 +40,19 @@ WISH = {
 }  # fmt: skip
 
 
-class Clients:
+class Clients(Crowd):
     """People who use the service and do not give up: what failed is sent again under the same key."""
 
     def __init__(self, url: str, dice: random.Random) -> None:
-        self._url, self._dice, self._ends = url, dice, threading.Event()
+        super().__init__()
+        self._url, self._dice = url, dice
         self.answers: Counter[str] = Counter()
         self.accepted: list[str] = []
         """Texts of which the service has said that it has them."""
         self.experiments: set[int] = set()
         self.broken: list[str] = []
-        self._threads = [threading.Thread(target=self._on_and_on, args=(do,), daemon=True)
-                         for do in (self._ask, self._ask, self._add, self._retrain)]  # fmt: skip
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()
+        for do in (self._ask, self._ask, self._add, self._retrain):
+            self._joins(self._on_and_on, do)
 
     def _on_and_on(self, do: Any) -> None:
         number = 0

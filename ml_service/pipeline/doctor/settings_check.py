@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
+from lib.validation import in_words
 from ml_service.common.settings import PREFIX, Settings
 from ml_service.data.api_keys import ApiKeys
 from ml_service.pipeline.doctor.finding import Finding, Patient, fail, ok, warn
@@ -104,8 +105,4 @@ def _wrong_variables(error: Exception) -> list[str]:
 def _in_words(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    told = []
-    for item in error.errors():
-        name = f"{PREFIX}{item['loc'][0]}: ".upper() if item["loc"] else ""
-        told.append(f"{name}{item['msg'].removeprefix('Value error, ')}")
-    return "; ".join(told)
+    return in_words(error, lambda field: f"{PREFIX}{field}".upper())
