@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from lib.files import is_full_disk
+from lib.files import NO_ROOM_CODE, is_full_disk
 from ml_service import cli
 from ml_service.common.errors import InsufficientStorage, ServiceError, Unavailable
 from ml_service.common.settings import Settings
@@ -108,7 +108,7 @@ def test_a_command_that_finds_no_room_says_so_in_one_sentence(
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 1
+    assert ended.value.code == NO_ROOM_CODE
     assert "the disk is full: make room and try again" in capsys.readouterr().err
 
 
