@@ -149,8 +149,9 @@ def test_places_are_taken_all_or_none_and_given_back() -> None:
     assert admission.take(1) is False
     with pytest.raises(Overloaded, match="all 2 slots and 1 waiting places"):
         admission.take(2)
-    assert admission.taken == 2
+    assert (admission.taken, admission.is_full) == (2, False)
     admission.take(1)
+    assert admission.is_full
     for _ in range(3):
         admission.give_back()
     assert admission.take(3) is True

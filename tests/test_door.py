@@ -17,6 +17,8 @@ from ml_service.common.settings import Settings
 from ml_service.data.api_keys import ApiKeys
 from ml_service.data.database import Database, now
 from ml_service.data.schema import migrate
+from ml_service.inference.engine import Engine
+from tests.http_world import FP32, opened_world
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,35 @@ def test_who_asks_too_often_is_told_when_to_come_back(settings: Settings) -> Non
             assert "ratelimit" not in answer.headers
         assert 'ml_service_admission_rejections_total{reason="rate_limit"} 1.0' in client.get("/metrics").text
         assert client.post("/v1/completions", json={}).json()["error"]["type"] == "rate_limit_error"
+
+
+def test_who_would_get_no_place_is_told_before_the_body_is_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TestClient(create_app(settings)) as client:
+        monkeypatch.setattr(Engine, "is_full", True)
+        answer = client.post("/forward", content=b"{", headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["title"]) == (429, "overloaded")
+        assert int(answer.headers["retry-after"]) >= 1
+        for path in ("/v1/completions", "/v1/chat/completions"):
+            assert client.post(path, json={}).json()["error"]["code"] == "overloaded"
+        assert client.post("/forward_batch", json={"requests": 1}).status_code == 400, "a batch waits for its turn"
+        metrics = client.get("/metrics").text
+        assert 'ml_service_admission_rejections_total{reason="queue_full"} 3.0' in metrics
+        assert 'ml_service_requests_finished_total{finish_reason="rejected"} 3.0' in metrics
+        assert 'http_requests_total{handler="/forward",method="POST",status="429"} 1.0' in metrics
+        monkeypatch.undo()
+        assert client.post("/forward", json={"text": "def ", "max_new_tokens": 1}).status_code == 200
+
+
+def test_a_model_with_a_place_is_reached_beside_one_without(
+    settings: Settings, bundle_fp32: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened_world(settings, bundle_fp32) as world:
+        world.deploy(FP32, strategy="canary")
+        full = world.app.state.live.current.engine
+        monkeypatch.setattr(Engine, "is_full", property(lambda engine: engine is full))
+        assert world.ask(model="canary")["model"]["experiment_id"] == FP32
 
 
 def test_a_key_may_have_a_rate_of_its_own(settings: Settings) -> None:

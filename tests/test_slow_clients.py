@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from ml_service.backend.joined_writes import JoinedWrites
 from ml_service.backend.slow_clients import Patience, WatchedProtocol, cut_off_slow_clients
 
 PATIENCE = Patience()
@@ -98,6 +99,25 @@ def story(play: Callable[[Service, asyncio.StreamReader, asyncio.StreamWriter], 
             await play(service, reader, writer)
 
     asyncio.run(run())
+
+
+def test_head_and_body_of_an_answer_leave_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+    flush = JoinedWrites._flush
+
+    def told(self: JoinedWrites) -> None:
+        writes.extend([self._held] if self._held else [])
+        flush(self)
+
+    monkeypatch.setattr(JoinedWrites, "_flush", told)
+
+    async def play(_: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert writes == [answer]
+
+    story(play)
 
 
 def test_who_connects_and_says_nothing_is_cut_off() -> None:

@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
-from prometheus_fastapi_instrumentator import Instrumentator
 
-from ml_service.backend.dependencies import needs
 from ml_service.backend.documented import describe
 from ml_service.backend.door import Door
 from ml_service.backend.errors import add_error_handlers
+from ml_service.backend.http_metrics import measure
 from ml_service.backend.in_flight import CountRequests, InFlight
 from ml_service.backend.intakes import Intakes
 from ml_service.backend.judgements import Judgements
@@ -134,22 +133,14 @@ def create_app(settings: Settings, live: Live | None = None, telemetry: Telemetr
     )
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads=uploads, pictures=pictures)
     app.state.in_flight = InFlight()
-    app.add_middleware(Door, keyring=keyring, limits=RateLimits(settings.rate), telemetry=telemetry)
+    app.add_middleware(
+        Door, keyring=keyring, limits=RateLimits(settings.rate), telemetry=telemetry, expect_place=live.expect_place
+    )
     app.add_middleware(CountRequests, in_flight=app.state.in_flight, live=live)
-    _measure(app, telemetry)  # outside of them, so that what they refuse or cut is counted
+    measure(app, telemetry)  # outside of them, so that what they refuse or cut is counted
     app.add_middleware(GiveBack, live=live)
     app.add_middleware(AnswerBugs)
     if (share := access_log_share(settings)) > 0:
         app.add_middleware(RequestLines, share=share)
     app.add_middleware(RequestId)  # the last one added is the first to see a request
     return app
-
-
-def _measure(app: FastAPI, telemetry: Telemetry) -> None:
-    instrumentator = Instrumentator(
-        registry=telemetry.registry,
-        should_group_status_codes=False,
-        excluded_handlers=["^/metrics$", "^/docs/static", f"^{PAGE_PATH}"],
-    )
-    instrumentator.instrument(app)
-    instrumentator.expose(app, tags=["operations"], dependencies=[needs()], response_class=PlainTextResponse)

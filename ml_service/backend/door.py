@@ -1,6 +1,8 @@
-"""The door of the service: whose key it is, how often it asks, and no requests that other web sites make."""
+"""The door of the service: whose key it is, how often it asks, whether there is a place, and no foreign sites."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,16 +20,31 @@ _OPEN = frozenset({"/", "/health", "/health/live", "/health/ready", "/docs", "/o
 _OPEN_BELOW = ("/docs/", "/ui/")
 """The page is a client: it sends the key that its visitor has."""
 _UNLIMITED = _OPEN | {"/metrics"}
+_WANT_PLACES = frozenset({"/forward", "/v1/completions", "/v1/chat/completions"})
+"""Answered by a model at once or not at all; batches wait for their turn."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OURS = frozenset({b"same-origin", b"none"})
 
 
 class Door:
-    """Before a body is read: 401 without a key that is known, 429 for who asks too often, 403 for a foreign site."""
+    """Before a body is read: 401 without a key that is known, 403 for a foreign site, 429 for who asks too often.
 
-    def __init__(self, app: ASGIApp, keyring: Keyring | None, limits: RateLimits | None, telemetry: Telemetry) -> None:
-        """Without `keyring` everybody is let in, without `limits` as often as they like."""
-        self.app = app
+    Also 429 for who would get no place: under overload most are refused, and each costs the requests that are answered.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring | None,
+        limits: RateLimits | None,
+        telemetry: Telemetry,
+        expect_place: Callable[[], None],
+    ) -> None:
+        """Without `keyring` everybody is let in, without `limits` as often as they like.
+
+        `expect_place` raises Overloaded where no model takes one more request.
+        """
+        self.app, self._expect_place = app, expect_place
         self._keyring, self._limits, self._telemetry = keyring, limits, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,6 +61,8 @@ class Door:
                 standing = self._counted(self._limits, scope, holder)
                 if standing is not None and standing.is_over:
                     raise _spent(standing)
+            if scope["path"] in _WANT_PLACES and scope["method"] == "POST":
+                self._expect_place()
         except ServiceError as error:
             answer = error_response(scope["path"], *problem_of(error))
             await answer(scope, receive, _telling(send, standing) if standing is not None else send)

@@ -8,6 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ml_service.backend.joined_writes import JoinedWrites
 from ml_service.utils.logs import EventLogger
 
 log = EventLogger("server")
@@ -43,6 +44,10 @@ class WatchedProtocol(HttpToolsProtocol):
         self._waits_for: tuple[str, object] | None = None
         self._waited_s = 0.0
         self._body_bytes = self._head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         """Whatever comes."""

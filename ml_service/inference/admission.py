@@ -16,6 +16,7 @@ class Admission:
 
     def __init__(self, slots: int, max_waiting: int, telemetry: Telemetry) -> None:
         self._slots, self._max_waiting, self._telemetry = slots, max_waiting, telemetry
+        self._places = slots + max_waiting
         self._lock = threading.Lock()
         self._taken = 0
         self._is_closed = False
@@ -35,19 +36,27 @@ class Admission:
         with self._lock:
             if self._is_closed:
                 raise Unavailable("the model is being taken out of service")
-            places = self._slots + self._max_waiting
-            if count > places:
-                raise BadRequest(f"{count} answers at once are more than the {places} places of this service")
-            if self._taken + count > places:
-                self._telemetry.rejections.labels("queue_full").inc(count)
-                self._telemetry.finished.labels("rejected").inc(count)
-                raise Overloaded(
-                    f"all {self._slots} slots and {self._max_waiting} waiting places are taken",
-                    self._seconds_per_request * (self._taken + count - self._max_waiting) / self._slots,
-                )
+            if count > self._places:
+                raise BadRequest(f"{count} answers at once are more than the {self._places} places of this service")
+            if self._taken + count > self._places:
+                raise self.refusal(count)
             was_idle = self._taken == 0
             self._taken += count
             return was_idle
+
+    @property
+    def is_full(self) -> bool:
+        """Whether not even one more would be taken."""
+        return self._taken >= self._places
+
+    def refusal(self, count: int = 1) -> Overloaded:
+        """What so many hear who get no place; counts them."""
+        self._telemetry.rejections.labels("queue_full").inc(count)
+        self._telemetry.finished.labels("rejected").inc(count)
+        return Overloaded(
+            f"all {self._slots} slots and {self._max_waiting} waiting places are taken",
+            self._seconds_per_request * (self._taken + count - self._max_waiting) / self._slots,
+        )
 
     def give_back(self) -> None:
         """Free a place."""

@@ -75,6 +75,15 @@ class DecodeLoop:
         for sequence in sequences:
             self._inbox.put(("submit", sequence))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next one would be refused."""
+        return self._admission.is_full
+
+    def refusal(self) -> Overloaded:
+        """What the next one hears; counts it as refused."""
+        return self._admission.refusal()
+
     def cancel(self, sequence: Sequence) -> None:
         """Stop a sequence within one step; one that has ended is left alone."""
         self._inbox.put(("cancel", sequence))

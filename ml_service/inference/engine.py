@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from lib.aside import aside
 from lib.detokenizer import Pieces
 from lib.tokenizer import bytes_of_token
-from ml_service.common.errors import BadRequest
+from ml_service.common.errors import BadRequest, Overloaded
 from ml_service.common.types import GenerationParameters
 from ml_service.inference.caches import CacheBlock
 from ml_service.inference.constraint import Constraint, Grammars
@@ -79,6 +79,15 @@ class Engine:
     def busy(self) -> int:
         """Requests that are not finished."""
         return self._loop.busy
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would be refused."""
+        return self._loop.is_full
+
+    def refusal(self) -> Overloaded:
+        """What the next request hears; counts it as refused."""
+        return self._loop.refusal()
 
     def last_step_age_s(self) -> float:
         """How long the engine has not moved although it has work."""

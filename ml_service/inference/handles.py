@@ -114,6 +114,15 @@ class Live:
         """How long an engine has not moved although it has work; the longest of all."""
         return max((engine.last_step_age_s() for engine in tuple(self._open)), default=0.0)
 
+    def expect_place(self) -> None:
+        """Raises Overloaded where no open model takes one more request, so that it need not be read at all."""
+        active = self._handles.active
+        if active is None or not active.engine.is_full:  # the usual case, at the price of a look
+            return
+        others = (*self._handles.models().values(), *self._guests.models.values())
+        if all(model.engine.is_full for model in others):
+            raise active.engine.refusal()
+
     def take(self, bucket: Callable[[], int], name: str = ACTIVE) -> LiveModel:
         """The model on which a request ends: `name` is a role, or an experiment's name or id.
 

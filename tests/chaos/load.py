@@ -16,34 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import aiohttp
 import numpy as np
 
 from ml_service.common.settings import PROJECT
+from tests.chaos.wire import Answer, Client
 
 SHORT = {"max_new_tokens": 32, "ignore_eos": True, "temperature": 0.8}
 PROMPTS = ("def read_lines(path):", "import os\n", "class Node:", "for name in ", "return self.")
 PLAIN: tuple[dict[str, Any], ...] = tuple({"text": text, "seed": n} | SHORT for n, text in enumerate(PROMPTS))
-_PATIENCE_S = 60.0
-"""A request that takes longer hangs."""
-NO_ANSWER = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a request; times are the machine's monotonic ones, the same in every process."""
-
-    began: float
-    seconds: float
-    status: int
-    """0 where there was no answer."""
-    retry_after: str | None = None
-    error: str = ""
-
-    @property
-    def ended(self) -> float:
-        """When it was there."""
-        return self.began + self.seconds
 
 
 @dataclass(frozen=True)
@@ -119,21 +99,15 @@ def _say(process: subprocess.Popen[str], word: str) -> None:
 async def _main(wish: Wish) -> list[Answer]:
     answers: list[Answer] = []
     ends = asyncio.Event()
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
-    bodies = [json.dumps(body).encode() for body in wish.bodies]
-    async with aiohttp.ClientSession(wish.url, connector=connector, timeout=timeout) as session:
-        print("ready", flush=True)
-        await _line()
-        work = (
-            _at_a_rate(session, wish, bodies, answers, ends)
-            if wish.rate
-            else _in_turn(session, wish, bodies, answers, ends)
-        )
-        task = asyncio.create_task(work)
-        await _line()
-        ends.set()
-        await task
+    client = Client(wish.url)
+    requests = [client.request_of(json.dumps(body).encode()) for body in wish.bodies]
+    print("ready", flush=True)
+    await _line()
+    work = (_at_a_rate if wish.rate else _in_turn)(client, wish, requests, answers, ends)
+    task = asyncio.create_task(work)
+    await _line()
+    ends.set()
+    await task
     return answers
 
 
@@ -143,49 +117,37 @@ async def _line() -> str:
 
 
 async def _in_turn(
-    session: aiohttp.ClientSession, wish: Wish, bodies: list[bytes], answers: list[Answer], ends: asyncio.Event
+    client: Client, wish: Wish, requests: list[bytes], answers: list[Answer], ends: asyncio.Event
 ) -> None:
-    async def client(number: int) -> None:
+    async def ask_on(number: int) -> None:
         turn = number
         while not ends.is_set():
             turn += 1
-            answer = await _ask(session, bodies[turn % len(bodies)])
+            answer = await client.ask(requests[turn % len(requests)])
             answers.append(answer)
             if (pause_s := wish.pause_s if answer.status == 200 else max(wish.pause_s, 0.05)) > 0:
                 await asyncio.sleep(pause_s)
 
-    await asyncio.gather(*(client(number) for number in range(wish.clients)))
+    await asyncio.gather(*(ask_on(number) for number in range(wish.clients)))
 
 
 async def _at_a_rate(
-    session: aiohttp.ClientSession, wish: Wish, bodies: list[bytes], answers: list[Answer], ends: asyncio.Event
+    client: Client, wish: Wish, requests: list[bytes], answers: list[Answer], ends: asyncio.Event
 ) -> None:
     """Requests begin when it is their time; who is late is begun at once, so that the rate is held on the whole."""
     began, sent, tasks = time.monotonic(), 0, set()
 
-    async def one(body: bytes) -> None:
-        answers.append(await _ask(session, body))
+    async def one(request: bytes) -> None:
+        answers.append(await client.ask(request))
 
     while not ends.is_set():
         for _ in range(int((time.monotonic() - began) * wish.rate) - sent):
-            task = asyncio.create_task(one(bodies[sent % len(bodies)]))
+            task = asyncio.create_task(one(requests[sent % len(requests)]))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             sent += 1
         await asyncio.sleep(0.005)
     await asyncio.gather(*tasks)
-
-
-async def _ask(session: aiohttp.ClientSession, body: bytes) -> Answer:
-    began = time.monotonic()
-    try:
-        async with session.post("/forward", data=body, headers={"Content-Type": "application/json"}) as response:
-            content = await response.read()
-            error = "" if response.status == 200 else content[:200].decode("utf-8", "replace")
-            retry_after = response.headers.get("Retry-After")
-            return Answer(began, time.monotonic() - began, response.status, retry_after, error)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return Answer(began, time.monotonic() - began, NO_ANSWER, None, f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

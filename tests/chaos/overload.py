@@ -65,9 +65,12 @@ def main() -> None:
         stack = Stack(Path(folder) / "store", has_postgresql=False, has_worker=False, settings=settings)
         with stack.running():
             _calm(stack, 3.0)  # warm
+            report.step("one client alone")
             alone = _calm(stack, seconds / 2)
+            report.step("as many as there are places")
             capacity, full = _full(stack, seconds / 2)
             before_mib = stack.resident_mib()
+            report.step(f"{TIMES:.0f} times the capacity")
             with Watch(stack) as watch:
                 load, end, first = _overload(stack, capacity * TIMES, seconds)
             later = _calm(stack, seconds / 2)

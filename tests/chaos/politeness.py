@@ -40,8 +40,9 @@ def main() -> None:
         with stack.running(), httpx.Client(base_url=stack.url, timeout=60) as client:
             _add(client, arguments.text)
             _measure(stack, max(CLIENTS), 3.0, report)  # warm
-            for _ in range(rounds):
+            for number in range(rounds):
                 for trains in (False, True):
+                    report.step(f"round {number + 1} of {rounds}, {'beside a' if trains else 'without'} training")
                     experiment = _begin_training(client) if trains else None
                     began, tokens = time.monotonic(), _tokens_of(client, experiment)
                     for clients in CLIENTS:

@@ -30,6 +30,10 @@ class Report:
         self.figures[what] = str(value)
         print(f"{what:<44}{value}", flush=True)
 
+    def step(self, what: str) -> None:
+        """What is done now, for who waits for it."""
+        print(f"… {time.monotonic() - self._started:4.0f} s  {what}", file=sys.stderr, flush=True)
+
     def expect(self, holds: bool, otherwise: str) -> bool:
         """A part of the promise, and what to say where it does not hold; whether it does."""
         if not holds:
