@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lib.distributed import rank, summed, world_size
 from lib.files import is_disk_error
 from lib.interruption import CheckpointFailed, Diverged
 from lib.optimizer import parts_of
-from lib.packed_windows import FixedWindows
+from lib.packed_windows import FixedWindows, within_documents
 from lib.scores import Score
 from lib.sharded_checkpoints import load_state, save_state
 from lib.strategy import Strategy
@@ -30,8 +31,8 @@ class LanguageModelTrainer(Trainer):
     """A Trainer whose samples carry `next_tokens` and whose evaluation is token-weighted.
 
     `validation` maps a source to its windows, `bytes_of_token` gives each token's bytes (0 for special ones). The model
-    is sharded already where the strategy is FSDP. Raises Diverged before an update that would spoil the weights, and
-    CheckpointFailed where the disk does not take one.
+    is sharded already where the strategy is FSDP. Raises Diverged before an update that would spoil the weights (on a
+    GPU one update late, before anything of it is kept), and CheckpointFailed where the disk does not take one.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class LanguageModelTrainer(Trainer):
         self._validation, self._strategy, self._clock = validation, strategy, clock
         self._own_optimizer, self._own_schedule = kwargs["optimizers"]
         self._bytes_of_token = torch.from_numpy(bytes_of_token)
+        self._loss_of_step: torch.Tensor | float = 0.0
+        self._unread: _Unread | None = None
         # Not to be wrapped in DDP: `fully_shard` owns placement and gradients.
         self.is_distributed_loading_by_transformers = strategy.mode == "fsdp"
 
@@ -64,22 +67,30 @@ class LanguageModelTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean nats a token."""
-        loss = model(**inputs)
+        loss = model(**_for_the_device(inputs))
         return (loss, None) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward. Raises Diverged."""
+        """Forward and backward."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self._check("the loss", float(loss))
+        self._loss_of_step = self._loss_of_step + loss
         return loss
 
     def warm_up(self, sample: dict[str, torch.Tensor]) -> None:
-        """One pass forward and backward whose gradients are forgotten: what is slow only once happens here."""
+        """One pass forward and backward whose gradients are forgotten: what is slow only once happens here.
+
+        On a GPU one for an evaluation too, which is another program.
+        """
         batch = default_collate([sample] * self.args.per_device_train_batch_size)
         inputs = {name: values.to(self.args.device) for name, values in batch.items()}
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # which wraps the model only when the training begins
             loss = self.compute_loss(self.model, inputs)
         loss.backward()
+        if self.args.device.type == "cuda":
+            self.model.eval()
+            with self.accelerator.autocast(), torch.no_grad():
+                self.compute_loss(self.model, inputs)
+            self.model.train()
         self.model.zero_grad()
 
     def all_weights(self) -> dict[str, torch.Tensor]:
@@ -88,18 +99,28 @@ class LanguageModelTrainer(Trainer):
         return weights
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Raises Diverged; on a GPU for the step before, because to read a value waits for all that it has to do."""
         norm = super()._clip_grad_norm(model)
-        if norm is not None:
-            self._check("the gradient", float(norm))
+        self._read()
+        step, loss = self.state.global_step + 1, self._loss_of_step
+        self._loss_of_step = 0.0
+        if type(norm) is torch.Tensor and norm.is_cuda:
+            self._unread = _Unread.of(step, loss, norm)
+        else:
+            _check(step, float(loss), float(norm) if norm is not None else 0.0)
         return norm
 
-    def _check(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            step = self.state.global_step + 1
-            raise Diverged(
-                f"{what} is {value} at step {step}: nothing was learnt from it; lower the learning rate or begin anew "
-                f"from the last checkpoint with another plan"
-            )
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is told or kept of a step that has not been looked at. Raises Diverged."""
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self._read()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            unread.has_come.synchronize()
+            _check(unread.step, *unread.loss_and_norm.tolist())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score every validation source; logs `eval_{source}_loss` and `eval_{source}_bits_per_byte`."""
@@ -127,7 +148,7 @@ class LanguageModelTrainer(Trainer):
             batch = default_collate([windows[i] for i in range(start, min(start + width, len(windows)))])
             inputs = {name: values.to(self.args.device) for name, values in batch.items()}
             with self.compute_loss_context_manager():
-                total = float(model(**inputs, reduction="sum"))
+                total = float(model(**_for_the_device(inputs), reduction="sum"))
             if counts:
                 nats += total
                 tokens += batch["next_tokens"].numel()
@@ -174,3 +195,35 @@ class LanguageModelTrainer(Trainer):
             return
         load_state(Path(checkpoint), self.model, parts_of(self.optimizer))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """Loss and norm of a step, on their way from a GPU."""
+
+    step: int
+    loss_and_norm: torch.Tensor
+    has_come: torch.cuda.Event
+
+    @classmethod
+    def of(cls, step: int, loss: torch.Tensor | float, norm: torch.Tensor) -> _Unread:
+        """Sent off, not waited for."""
+        sent = torch.stack([torch.as_tensor(loss, device=norm.device), norm]).to("cpu", non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return cls(step, sent, event)
+
+
+def _check(step: int, loss: float, norm: float) -> None:
+    for what, value in (("the loss", loss), ("the gradient", norm)):
+        if not math.isfinite(value):
+            raise Diverged(
+                f"{what} is {value} at step {step}: nothing was learnt from it; lower the learning rate or begin anew "
+                f"from the last checkpoint with another plan"
+            )
+
+
+def _for_the_device(inputs: dict[str, Any]) -> dict[str, Any]:
+    """On a GPU with the mask: transformers would look first whether there is a border, and wait for all before it."""
+    positions = inputs["position_ids"]
+    return inputs | {"attention_mask": within_documents(positions)} if positions.is_cuda else inputs

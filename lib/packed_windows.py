@@ -104,6 +104,12 @@ def document_positions(ids_T: npt.NDArray[np.int64], end_id: int) -> npt.NDArray
     return places - np.maximum.accumulate(begins)
 
 
+def within_documents(positions_BT: torch.Tensor) -> torch.Tensor:
+    """Where attention goes: back, and not over the border of a document. (batch, 1, tokens, tokens), true or false."""
+    documents_BT = (positions_BT == 0).cumsum(1)
+    return (documents_BT[:, :, None] == documents_BT[:, None, :]).tril()[:, None]
+
+
 def _sample(tokens: npt.NDArray[np.unsignedinteger], start: int, window: int, end_id: int) -> Sample:
     piece = tokens[start : start + window + 1].astype(np.int64)
     positions = document_positions(piece[:-1], end_id)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.modeling import LanguageModel, create_model
-from lib.packed_windows import document_positions
+from lib.packed_windows import document_positions, within_documents
 from lib.throughput import flops_per_token, matmul_parameters
 
 END = 0
@@ -23,6 +23,14 @@ def test_places_begin_anew_behind_each_end(ids: list[int]) -> None:
         expected.append(place)
         place = 0 if token == END else place + 1
     assert document_positions(np.array(ids), END).tolist() == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3))
+def test_attention_goes_back_and_over_no_border(rows: list[list[int]]) -> None:
+    positions = np.stack([document_positions(np.array(row), END) for row in rows])
+    for row, may_see in zip(rows, within_documents(torch.from_numpy(positions))[:, 0].tolist(), strict=True):
+        for query in range(len(row)):
+            assert may_see[query] == [key <= query and END not in row[key:query] for key in range(len(row))]
 
 
 @pytest.fixture(scope="module")

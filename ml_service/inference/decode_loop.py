@@ -54,7 +54,7 @@ class DecodeLoop:
         self._lookup_rows, self._ring = lookup_rows, ring
         self._pace, self._frames = Pace(), Frames()
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._admission = Admission(session.slots, max_waiting, telemetry)
+        self.admission = Admission(session.slots, max_waiting, telemetry)
         self._moved_at = time.monotonic()
         self._has_leavers = False
         self._earliest_deadline = math.inf
@@ -70,19 +70,10 @@ class DecodeLoop:
 
         Raises Overloaded where slots and waiting places are taken, Unavailable where the loop is stopping.
         """
-        if self._admission.take(len(sequences)):
+        if self.admission.take(len(sequences)):
             self._moved_at = time.monotonic()  # the time without work is no standstill
         for sequence in sequences:
             self._inbox.put(("submit", sequence))
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next one would be refused."""
-        return self._admission.is_full
-
-    def refusal(self) -> Overloaded:
-        """What the next one hears; counts it as refused."""
-        return self._admission.refusal()
 
     def cancel(self, sequence: Sequence) -> None:
         """Stop a sequence within one step; one that has ended is left alone."""
@@ -90,7 +81,7 @@ class DecodeLoop:
 
     def stop(self) -> None:
         """Take no more, end what runs as cancelled, close the session."""
-        self._admission.close()
+        self.admission.close()
         self._inbox.put(("stop", None))
         self._thread.join()
         self._telemetry.forget_load(self)
@@ -98,7 +89,7 @@ class DecodeLoop:
     @property
     def busy(self) -> int:
         """Sequences that are not finished."""
-        return self._admission.taken
+        return self.admission.taken
 
     @property
     def running(self) -> int:
@@ -291,7 +282,7 @@ class DecodeLoop:
         )
         if reason != "cancelled":
             self.record.answered(timings.decode_ms / 1e3, sequence.generated, self._telemetry.requests_running + 1)
-        self._admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
+        self.admission.learn((timings.prefill_ms + timings.decode_ms) / 1e3)
         log.debug("sequence.ended", request_id=sequence.id, reason=reason, tokens=sequence.generated)
         sequence.tell()
         sequence.publish(finished)
@@ -306,4 +297,4 @@ class DecodeLoop:
 
     def _forget(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        self._admission.give_back()
+        self.admission.give_back()

@@ -83,11 +83,11 @@ class Engine:
     @property
     def is_full(self) -> bool:
         """Whether the next request would be refused."""
-        return self._loop.is_full
+        return self._loop.admission.is_full
 
     def refusal(self) -> Overloaded:
         """What the next request hears; counts it as refused."""
-        return self._loop.refusal()
+        return self._loop.admission.refusal()
 
     def last_step_age_s(self) -> float:
         """How long the engine has not moved although it has work."""

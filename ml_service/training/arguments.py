@@ -25,7 +25,7 @@ def arguments_of(plan: TrainingPlan, clock: TrainingClock, in_bf16: bool) -> Tra
     if plan.batch_size % world_size():
         raise ValueError(f"batch_size {plan.batch_size} cannot be shared equally by {world_size()} processes")
     windows = plan.batch_size // world_size()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(plan.run / CHECKPOINTS_DIRECTORY),
         max_steps=clock.max_steps,
         per_device_train_batch_size=windows,
@@ -45,11 +45,15 @@ def arguments_of(plan: TrainingPlan, clock: TrainingClock, in_bf16: bool) -> Tra
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},  # a batch must not wait for the step before
         remove_unused_columns=False,
         ddp_timeout=int(plan.strategy.timeout_s),
         ddp_find_unused_parameters=False,
         deepspeed=deepspeed_config(plan.strategy) if plan.strategy.mode == "deepspeed" else None,
     )
+    # Of several GPUs without torchrun the Trainer would use all, with as many times the windows that the plan has.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _reporters() -> list[str]:

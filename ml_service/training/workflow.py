@@ -26,7 +26,7 @@ from lib.learning_rate import warmup_stable_decay
 from lib.memory import keep_freed_pages
 from lib.modeling import LanguageModel, count_parameters, create_model
 from lib.optimizer import MuonWithAdamW, adamw
-from lib.packed_windows import FixedWindows, PackedWindows
+from lib.packed_windows import FixedWindows, PackedWindows, Sample
 from lib.sharded_checkpoints import full_weights
 from lib.throughput import flops_per_token, matmul_parameters, peak_flops, peak_memory_mib
 from lib.token_shards import TOKENIZER_FILE, DatasetManifest, load_manifest, load_tokens
@@ -149,7 +149,8 @@ def train(artifacts: TrainingArtifacts) -> Path:
         return model_directory
     with interruption.watching():
         if plan.strategy.mode in ("baseline", "ddp"):
-            trainer.warm_up(artifacts.train_windows[0])
+            for sample in _to_warm_up_with(plan, artifacts.train_windows[0]):
+                trainer.warm_up(sample)
         trainer.train(resume_from_checkpoint=str(artifacts.checkpoint) if artifacts.checkpoint else None)
     step = trainer.state.global_step
     tokens_per_second = (step - step_of(artifacts.checkpoint)) * plan.tokens_per_step / artifacts.clock.pure_seconds
@@ -230,12 +231,24 @@ def _place(model: LanguageModel, plan: TrainingPlan, arguments: TrainingArgument
     """Compile it where it pays, shard it where the strategy says so."""
     if plan.strategy.fsdp_activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if plan.compile == "on" or (plan.compile == "auto" and torch.cuda.is_available()):
+    if _is_compiled(plan):
         for layer in model.layers:
             layer.compile()
     if plan.strategy.mode == "fsdp":
         model.to(arguments.device)
         shard(model, model.layers, plan.strategy, in_bf16=arguments.bf16 and torch.cuda.is_available())
+
+
+def _is_compiled(plan: TrainingPlan) -> bool:
+    return plan.compile == "on" or (plan.compile == "auto" and torch.cuda.is_available())
+
+
+def _to_warm_up_with(plan: TrainingPlan, sample: Sample) -> list[Sample]:
+    """For layers that are compiled, a window within a document and one with a border: they are two programs."""
+    if not _is_compiled(plan):
+        return [sample]
+    places = torch.arange(plan.window)
+    return [sample | {"position_ids": positions} for positions in (places, places % (plan.window // 2))]
 
 
 def _rates_of(plan: TrainingPlan, model: LanguageModel, in_bf16: bool) -> Rates:
