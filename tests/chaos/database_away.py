@@ -191,7 +191,7 @@ def _judge_answers(
         p99_ms, most_ms = quantile_ms(told[how], 0.99), quantile_ms(told[how], 1)
         report.figure(f"p99 of /forward, {how} over usual", f"{p99_ms / usual_ms:.2f}")
         report.expect(p99_ms <= 2 * usual_ms, f"/forward's p99 is {p99_ms:.0f} ms beside {usual_ms:.0f} ({how})")
-        report.expect(most_ms <= max(1000, 2 * usual_most_ms), f"a /forward took {most_ms:.0f} ms ({how})")
+        report.expect(most_ms <= max(500, 2 * usual_most_ms), f"a /forward took {most_ms:.0f} ms ({how})")
 
 
 def _judge_refusals(report: Report, seen: Seen, away: list[tuple[str, float, float]]) -> None:

@@ -63,30 +63,22 @@ def quantile_ms(seconds: Sequence[float], quantile: float) -> float:
 
 
 @contextlib.contextmanager
-def asking(wish: Wish, processes: int = 1) -> Iterator[Load]:
-    """Clients beside the block, shared among so many processes."""
+def asking(wish: Wish, *, gives_way: bool = False) -> Iterator[Load]:
+    """Clients beside the block; such as give way take of the processor what the service leaves."""
     load = Load()
-    share = asdict(wish) | {"clients": wish.clients // processes, "rate": wish.rate / processes}
-    command = [sys.executable, "-m", "tests.chaos.load"]
-    running = [
-        subprocess.Popen(
-            [*command, json.dumps(share)], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(processes)
-    ]
+    command = [*(["nice", "-n", "19"] if gives_way else []), sys.executable, "-m", "tests.chaos.load"]
+    running = subprocess.Popen(
+        [*command, json.dumps(asdict(wish))], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
-        for process in running:
-            assert process.stdout is not None, "it was asked for"
-            assert process.stdout.readline() == "ready\n", "the clients did not start"
-        for process in running:
-            _say(process, "go")
+        assert running.stdout is not None, "it was asked for"
+        assert running.stdout.readline() == "ready\n", "the clients did not start"
+        _say(running, "go")
         yield load
     finally:
-        for process in running:
-            _say(process, "end")
-        for process in running:
-            told, _ = process.communicate()
-            load.answers += [Answer(*row) for row in json.loads(told or "[]")]
+        _say(running, "end")
+        told, _ = running.communicate()
+        load.answers += [Answer(*row) for row in json.loads(told or "[]")]
 
 
 def _say(process: subprocess.Popen[str], word: str) -> None:

@@ -1,4 +1,4 @@
-"""Promise 5: ten times as many requests as can be answered, from processes of their own; who is refused, who waits."""
+"""Promise 5: ten times the requests that can be answered, from a process that gives way; who is refused, who waits."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.chaos.stack import Stack
 
 TIMES = 10.0
 SLOTS, MAX_WAITING = 8, 16
-SENDERS = 2
-NEW_TOKENS = 96
+NEW_TOKENS = 128
+"""As many as the API gives to who does not say."""
 BODIES = tuple({"text": f"def value_{n}(", "max_new_tokens": NEW_TOKENS, "ignore_eos": True, "seed": n,
                 "temperature": 0.8} for n in range(32))  # fmt: skip
 _AFTER_S = 1.0
@@ -114,7 +114,7 @@ def _overload(stack: Stack, rate: float, seconds: float) -> tuple[Load, float, l
 
     first = threading.Thread(target=ask_afterwards)
     first.start()
-    with asking(Wish(stack.url, rate=rate, bodies=BODIES), processes=SENDERS) as load:
+    with asking(Wish(stack.url, rate=rate, bodies=BODIES), gives_way=True) as load:
         time.sleep(seconds)
         end = time.monotonic()
         ended.set()

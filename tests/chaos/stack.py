@@ -109,25 +109,29 @@ class Stack:
 
     def kill(self, victim: str, dice: random.Random) -> bool:
         """kill -9; whether there was such a process."""
-        found = [self._cluster.pid()] if victim == "database" else self._pids_of(victim)
+        found = self._pids_of(victim)
         if not found:
             return False
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(dice.choice(found), signal.SIGKILL)
+        except ProcessLookupError:  # it ended by itself
+            return False
         self.killed[victim] += 1
         return True
 
     def stop_for(self, victim: str, seconds: float, dice: random.Random) -> bool:
         """It hangs for so long: its process neither works nor ends. Returns at once; whether there was such a one."""
-        found = [self._cluster.pid()] if victim == "database" else self._pids_of(victim)
+        found = self._pids_of(victim)
         if not found:
             return False
-        with contextlib.suppress(psutil.NoSuchProcess):
+        try:
             process = psutil.Process(dice.choice(found))
             process.suspend()
-            timer = threading.Timer(seconds, _resume, (process,))
-            timer.start()
-            self._timers.append(timer)
+        except psutil.NoSuchProcess:
+            return False
+        timer = threading.Timer(seconds, _resume, (process,))
+        timer.start()
+        self._timers.append(timer)
         self.stopped[victim] += 1
         return True
 
@@ -160,6 +164,10 @@ class Stack:
         return self.cluster
 
     def _pids_of(self, victim: str) -> list[int]:
+        if victim == "database":
+            with contextlib.suppress(OSError, ValueError, IndexError):  # its file comes and goes while it starts
+                return [self._cluster.pid()]
+            return []
         if victim != "trainer":
             process = self._processes.get(victim)
             return [process.pid] if process is not None and process.poll() is None else []
