@@ -19,6 +19,9 @@ from ml_service.utils.logs import EventLogger
 
 log = EventLogger("server")
 _POLL_S = 0.05
+_KEEP_ALIVE_S = 75
+"""Longer than balancers and pools of clients keep a connection that idles, which is 60 s at most by default: they send
+on what they think is open, and do not send a POST again where it was just closed."""
 _LOOK_EVERY_TICKS, _LONGEST_ELAPSED_S = 10, 2.0
 
 
@@ -92,6 +95,7 @@ def serve(app: FastAPI, settings: Settings, live: Live) -> None:
         log_config=None,  # `configure_logs` has said how its lines look
         access_log=False,  # `RequestLines` says more
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
         http=WatchedProtocol,
         ws="websockets-sansio",  # the other one is deprecated
