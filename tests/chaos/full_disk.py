@@ -39,6 +39,8 @@ WISH = {
     },
 }  # fmt: skip
 BACK_S = 15.0
+LONGEST_S = 35.0
+"""After half a minute an evaluation is a job, and its asker told so."""
 
 
 class Trial:
@@ -49,6 +51,7 @@ class Trial:
         self.stack, self.disk, self.report = stack, disk, report
         self.refusals: Counter[str] = Counter()
         self.accepted: list[str] = []
+        self.slowest = (0.0, "")
         self._number = 0
 
     def send(self, method: str, path: str, **given: Any) -> httpx.Response:
@@ -64,7 +67,8 @@ class Trial:
             self.report.expect(said or answer.status_code == 503, f"{name} says nothing of a disk: {detail}")
         elif answer.status_code >= 400:
             self.report.expect(False, f"{name} was answered {answer.status_code}: {answer.text[:300]}")
-        self.report.expect(taken_s < 55, f"{name} took {taken_s:.0f} s on a full disk")
+        self.slowest = max(self.slowest, (taken_s, name))
+        self.report.expect(taken_s <= LONGEST_S, f"{name} took {taken_s:.0f} s on a full disk")
         return answer
 
     def add(self, size: int = 20) -> httpx.Response:
@@ -246,6 +250,7 @@ def _fill_during(trial: Trial, phase: str) -> None:
 def _judge(trial: Trial) -> None:
     report, store = trial.report, trial.stack.store
     report.figure("refused", ", ".join(f"{count} with {status}" for status, count in sorted(trial.refusals.items())))
+    report.figure("slowest of them all", f"{trial.slowest[0]:.1f} s ({trial.slowest[1]})")
     report.expect(trial.refusals["507"] > 0, "nothing was refused with 507")
     database = Database(None, store)
     with database.reading() as session:
