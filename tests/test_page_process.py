@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import psutil
 import pytest
+from aiohttp import WSMessage, WSMsgType
 from fastapi.testclient import TestClient
+from starlette.types import Message
 from websockets.sync.client import connect
 
 from ml_service.backend.app import create_app
+from ml_service.backend.page_process import PageProcess
+from ml_service.backend.page_proxy import PageProxy
 from ml_service.common.settings import PROJECT, Settings
 from tests.test_process import Server
 
@@ -143,3 +149,37 @@ def test_a_server_has_nothing_that_the_page_is_made_with() -> None:
     code = "import sys, ml_service.backend.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert not {"nicegui", "socketio", "aiohttp", "humanize"} & set(done.stdout.split())
+
+
+def test_a_browser_that_leaves_while_it_is_told_something_is_no_error(settings: Settings) -> None:
+    class Page:
+        async def __aenter__(self) -> Page:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def __aiter__(self) -> AsyncIterator[WSMessage]:
+            yield WSMessage(WSMsgType.TEXT, "news", None)
+
+    class Session:
+        def ws_connect(self, *_: object, **__: object) -> Page:
+            return Page()
+
+    async def receive() -> Message:
+        if not comes:
+            await asyncio.Event().wait()
+        return comes.pop()
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+        if message["type"] == "websocket.send":
+            raise OSError("the browser is gone")
+
+    comes: list[Message] = [{"type": "websocket.connect"}]
+    sent: list[str] = []
+    proxy = PageProxy(PageProcess(settings))
+    proxy._connected = AsyncMock(return_value=Session())  # type: ignore[method-assign]
+    scope = {"type": "websocket", "path": "/ui/x", "raw_path": b"/ui/x", "query_string": b"", "headers": []}
+    asyncio.run(proxy(scope, receive, send))
+    assert sent == ["websocket.accept", "websocket.send"]

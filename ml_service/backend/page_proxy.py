@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -92,7 +93,10 @@ class PageProxy:
                 await _first_of(_to_page(browser, page), _to_browser(browser, page))
         except (aiohttp.ClientError, Unavailable) as error:
             log.info("page.socket_refused", error=str(error))
-            await browser.close(_GONE)
+            with suppress(WebSocketDisconnect):
+                await browser.close(_GONE)
+        except WebSocketDisconnect:  # the browser left while it was being told something
+            pass
 
     async def _connected(self, scope: Scope) -> aiohttp.ClientSession:
         """A session with the process that runs now."""

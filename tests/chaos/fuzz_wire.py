@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from tests.chaos.fuzz_document import PATIENCE_S, Tried
 
 _AT_A_TIME = 8
+_SILENCE_S = 2.0
+"""After some of an answer nothing more comes."""
 _NUMBERED = "/datasets", "/metadata", "/metrics", "/evaluations", "/v1/models"
 _NUMBERS = 2**31, 2**63 - 1, 2**63, 2**64, 10**400, "9" * 5_000
 _PATHS = (
@@ -151,10 +153,12 @@ def _sent(port: int, raw: Raw) -> tuple[Raw, str, float]:
                 connection.shutdown(socket.SHUT_WR)
             while not answer.startswith(b"HTTP/1.1 101") and (piece := connection.recv(1 << 16)):
                 answer = answer[:64] + piece if len(answer) < 64 else answer
+                connection.settimeout(_SILENCE_S)
                 if time.monotonic() - began > PATIENCE_S:
                     return raw, "hangs", time.monotonic() - began
         except TimeoutError:
-            return raw, "hangs", time.monotonic() - began
+            if not answer.startswith(b"HTTP/1."):  # else it is answered, and the connection kept for the next request
+                return raw, "hangs", time.monotonic() - began
         except OSError:  # it was cut off while we were still sending: that is an answer, too
             pass
     status = answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.") else "cut off"
