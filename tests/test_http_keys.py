@@ -161,7 +161,8 @@ def test_nobody_without_a_key_has_a_body_read(guarded: Guarded) -> None:
         sent.append(message)
 
     head = {"type": "http", "method": "POST", "path": "/add_data", "headers": [(b"content-length", b"1000")]}
-    asyncio.run(Door(guarded.app, Keyring(None, guarded.keys), None, Telemetry())(head, receive, send))
+    door = Door(guarded.app, Keyring(None, guarded.keys), None, Telemetry(), expect_place=lambda: None)
+    asyncio.run(door(head, receive, send))
     assert sent[0]["status"] == 401
 
 
