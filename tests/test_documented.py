@@ -122,3 +122,10 @@ def test_every_example_works_when_pasted(world: World, document: Node) -> None:
             assert answer.status_code < 300, (path, example, answer.text)
             posted.add(path)
     assert len(posted) >= 9
+
+
+def test_the_page_finds_its_example_of_texts(document: Node) -> None:
+    (example,) = document["components"]["schemas"]["EvaluateRequest"]["examples"]
+    assert example["texts"][0].strip()
+    for name in ("ForwardRequest", "RetrainRequest"):
+        assert document["components"]["schemas"][name]["properties"]

@@ -81,8 +81,8 @@ class QuestionForm:
         except ApiError as error:
             tell_error(error, "No example")
             return
-        body = described["paths"]["/evaluate"]["post"]["requestBody"]["content"]["application/json"]
-        self._uploader.fill("\n".join(line for line in body["schema"]["examples"][0]["texts"][0].split("\n") if line))
+        example = described["components"]["schemas"]["EvaluateRequest"]["examples"][0]
+        self._uploader.fill("\n".join(line for line in example["texts"][0].split("\n") if line))
 
     def _picked(self, picked: Picked) -> None:
         self._judge.set_enabled(not picked.is_empty)
