@@ -39,8 +39,8 @@ WISH = {
     },
 }  # fmt: skip
 BACK_S = 15.0
-LONGEST_S = 35.0
-"""After half a minute an evaluation is a job, and its asker told so."""
+LONGEST_S = 15.0
+"""Ten times what it was seen to be, for slow machines."""
 
 
 class Trial:
