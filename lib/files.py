@@ -15,10 +15,10 @@ from typing import Any
 
 CHUNK_BYTES = 1 << 20
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where a disk, a quota or a file is full."""
 NO_ROOM_CODE = os.EX_IOERR
 """A process that found no room ends with this: what it has to say may find no room in its log either."""
 NO_ROOM_SAID = "the disk is full: make room and try again"
-"""What the system says where a disk, a quota or a file is full."""
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +29,7 @@ class _Counts:
             return Summary(name, what, ["handler"], registry=registry)
 
         def seconds(name: str, what: str, labels: Sequence[str], bounds: Sequence[float]) -> Histogram:
-            return Histogram(name, what, labels, buckets=(*bounds, math.inf), registry=registry)
+            return Histogram(name, what, labels, buckets=bounds, registry=registry)
 
         self._requests = Counter(
             "http_requests_total", "Requests by method, status and handler.", ["method", "status", "handler"],
@@ -87,12 +85,11 @@ class HttpMetrics(PrometheusInstrumentatorMiddleware):
 
 def measure(app: FastAPI, telemetry: Telemetry) -> None:
     """Count the app's requests, and give it `/metrics`."""
-    excluded = [re.compile(path) for path in ("^/metrics$", "^/docs/static", f"^{PAGE_PATH}")]
     app.add_middleware(
         HttpMetrics,
         instrumentations=[_Counts(telemetry.registry)],
         should_group_status_codes=False,
-        excluded_handlers=excluded,
+        excluded_handlers=["^/metrics$", "^/docs/static", f"^{PAGE_PATH}"],
     )
     Instrumentator(registry=telemetry.registry).expose(
         app, tags=["operations"], dependencies=[needs()], response_class=PlainTextResponse

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
 
 from tests.chaos.fuzz_document import PATIENCE_S, Tried
 
 _AT_A_TIME = 8
-_SILENCE_S = 2.0
-"""After some of an answer nothing more comes."""
 _NUMBERED = "/datasets", "/metadata", "/metrics", "/evaluations", "/v1/models"
 _NUMBERS = 2**31, 2**63 - 1, 2**63, 2**64, 10**400, "9" * 5_000
 _PATHS = (
@@ -146,20 +146,19 @@ def _sent(port: int, raw: Raw) -> tuple[Raw, str, float]:
     """(what was sent, its status or how it ended, seconds)."""
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
-        answer = b""
+        status = "cut off"
         try:
             connection.sendall(raw.content)
             if raw.is_cut:
                 connection.shutdown(socket.SHUT_WR)
-            while not answer.startswith(b"HTTP/1.1 101") and (piece := connection.recv(1 << 16)):
-                answer = answer[:64] + piece if len(answer) < 64 else answer
-                connection.settimeout(_SILENCE_S)
+            answer = HTTPResponse(connection)
+            answer.begin()
+            status = str(answer.status)
+            while answer.status != HTTPStatus.SWITCHING_PROTOCOLS and answer.read(1 << 16):  # to the answer's own end
                 if time.monotonic() - began > PATIENCE_S:
                     return raw, "hangs", time.monotonic() - began
         except TimeoutError:
-            if not answer.startswith(b"HTTP/1."):  # else it is answered, and the connection kept for the next request
-                return raw, "hangs", time.monotonic() - began
-        except OSError:  # it was cut off while we were still sending: that is an answer, too
+            return raw, "hangs", time.monotonic() - began
+        except (OSError, HTTPException):  # it was cut off while we were still sending: that is an answer, too
             pass
-    status = answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.") else "cut off"
     return raw, status, time.monotonic() - began
